@@ -1,0 +1,259 @@
+//! Builds the parts from the settings and wires them together.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use crate::draft::Drafter;
+use crate::draft::prompt::Prompts;
+use crate::embed::{
+    CandleBertEmbedder, CandleBertOptions, E5Embedder, Embedder, OpenAiEmbedder, OpenAiOptions, Prefixes,
+};
+use crate::events::Events;
+use crate::inference::generator::Generator;
+use crate::inference::gguf::GgufGenerator;
+use crate::inference::openai::{Endpoint, OpenAiGenerator};
+use crate::inference::{CHAT_MODEL, Inference};
+use crate::learn::index::Indexer;
+use crate::models::{Manifest, ModelStore, default_cache_dir};
+use crate::pipeline::Pipeline;
+use crate::retrieve::retriever::Retriever;
+use crate::retrieve::{RetrieveError, VectorStore};
+use crate::settings::{EmbeddingKind, GenerationKind, Settings};
+use crate::store::Store;
+use crate::ticket::Language;
+use crate::triage::TriageModel;
+
+/// Name of the built-in embedding model in the manifest, and its files.
+pub const EMBEDDING_MODEL: &str = "multilingual-e5-small";
+const EMBEDDING_CONTAINER: &str = "e5-small-q4.bin";
+const EMBEDDING_TOKENIZER: &str = "tokenizer.json";
+/// Folder of the vector index inside the data folder.
+pub const INDEX_FOLDER: &str = "index";
+/// Longest wait for one embedding or chat call to a model server.
+const ENDPOINT_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// What a command needs of the program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Need {
+    /// Embedding, index and store.
+    Memory,
+    /// Also the language model.
+    Replies,
+}
+
+/// The program's parts, ready for use.
+pub struct App {
+    pub settings: Arc<Settings>,
+    pub store: Store,
+    pub inference: Inference,
+    pub vectors: Arc<dyn VectorStore>,
+    pub indexer: Indexer,
+    pub pipeline: Pipeline,
+    /// Parts that are missing, in words; the service runs without them as well as it can.
+    pub degraded: Vec<String>,
+}
+
+impl App {
+    /// Opens the data folder and loads the models.
+    ///
+    /// # Errors
+    /// When the data folder is in use, unreadable or on a full disk, or the embedding model is missing. A missing language
+    /// model is not an error: replies are then extractive, and [`App::degraded`] says so.
+    pub async fn open(settings: Settings, need: Need) -> Result<Self> {
+        let settings = Arc::new(settings);
+        let store = Store::open(&settings.data.folder).await?;
+        let mut degraded = Vec::new();
+        let loading = Arc::clone(&settings);
+        let models = tokio::task::spawn_blocking(move || load_models(&loading, need)).await??;
+        degraded.extend(models.problem);
+        let inference = Inference::start(models.embedder, models.generator);
+        let vectors = open_index(&settings.data.folder, &inference, &store, &mut degraded).await?;
+        let indexer = Indexer { store: store.clone(), inference: inference.clone(), vectors: Arc::clone(&vectors) };
+        let prompts = Prompts::load()?;
+        let triage = TriageModel::embedded().context("built-in triage model")?.for_embedder(inference.embedder_name());
+        let pipeline = Pipeline {
+            store: store.clone(),
+            events: Events::new(store.clone()),
+            inference: inference.clone(),
+            retriever: Arc::new(Retriever::new(Arc::clone(&vectors))),
+            triage: Arc::new(triage),
+            drafter: Arc::new(Drafter::new(prompts, inference.clone(), &settings)),
+            usual_time: store.memory_stats().await?.expected_time,
+            settings: Arc::clone(&settings),
+        };
+        Ok(Self { settings, store, inference, vectors, indexer, pipeline, degraded })
+    }
+
+    /// Reads the fixed part of the prompts ahead of the first request, so that it need not wait for it.
+    pub async fn warm_up(&self) {
+        for language in [Language::ES, Language::EN] {
+            let request = self.pipeline.drafter.prompts().warm_up(&language);
+            let Ok(mut writing) = self.inference.generate(request) else { return };
+            while let Some(news) = writing.next().await {
+                if let crate::inference::News::Done(Err(error)) = news {
+                    tracing::warn!(%error, "language model could not be warmed up");
+                }
+            }
+        }
+    }
+
+    /// Stops the models and closes the files.
+    pub async fn close(self) {
+        let inference = self.inference.clone();
+        if let Err(error) = tokio::task::spawn_blocking(move || inference.stop()).await {
+            tracing::warn!(%error, "inference did not stop cleanly");
+        }
+        self.store.close().await;
+    }
+}
+
+struct Models {
+    embedder: Box<dyn Embedder>,
+    generator: Option<Box<dyn Generator>>,
+    problem: Option<String>,
+}
+
+fn load_models(settings: &Settings, need: Need) -> Result<Models> {
+    let embedder = load_embedder(settings)?;
+    if need == Need::Memory || settings.generation.kind == GenerationKind::None {
+        return Ok(Models { embedder, generator: None, problem: None });
+    }
+    match load_generator(settings) {
+        Ok(generator) => Ok(Models { embedder, generator: Some(generator), problem: None }),
+        Err(error) => {
+            let problem = format!("replies are extractive only: {error:#}");
+            tracing::warn!("{problem}");
+            Ok(Models { embedder, generator: None, problem: Some(problem) })
+        }
+    }
+}
+
+/// Manifest and folder of the models, as the settings say.
+///
+/// # Errors
+/// When the user's manifest cannot be read.
+pub fn model_store(settings: &Settings) -> Result<(Manifest, ModelStore)> {
+    let own = Some(settings.models.manifest.as_path()).filter(|path| !path.as_os_str().is_empty());
+    let manifest = Manifest::load(own)?;
+    let cache = match settings.models.cache.as_os_str().is_empty() {
+        true => default_cache_dir(),
+        false => settings.models.cache.clone(),
+    };
+    let store = ModelStore::new(cache);
+    Ok(match settings.models.source.as_os_str().is_empty() {
+        true => (manifest, store),
+        false => (manifest, store.with_local_folder(settings.models.source.clone())),
+    })
+}
+
+/// Loads the embedding model that the settings name.
+///
+/// # Errors
+/// When a file is missing or damaged, or the endpoint does not answer.
+pub fn load_embedder(settings: &Settings) -> Result<Box<dyn Embedder>> {
+    let chosen = &settings.embedding;
+    let prefixes = Prefixes { query: chosen.query_prefix.clone(), passage: chosen.passage_prefix.clone() };
+    Ok(match chosen.kind {
+        EmbeddingKind::E5 => {
+            let (manifest, store) = model_store(settings)?;
+            let model = manifest.get(EMBEDDING_MODEL)?;
+            let file = |name: &str| existing(store.path(model, name));
+            let (container, tokenizer) = (file(EMBEDDING_CONTAINER)?, file(EMBEDDING_TOKENIZER)?);
+            Box::new(E5Embedder::load(&container, &tokenizer, chosen.max_tokens)?)
+        }
+        EmbeddingKind::Bert => {
+            let options = CandleBertOptions { prefixes, max_tokens: chosen.max_tokens };
+            Box::new(CandleBertEmbedder::load(&chosen.folder, options)?)
+        }
+        EmbeddingKind::OpenAi => Box::new(OpenAiEmbedder::new(OpenAiOptions {
+            base_url: chosen.url.clone(),
+            model: chosen.model.clone(),
+            api_key: Some(chosen.api_key.clone()).filter(|key| !key.is_empty()),
+            dimensions: None,
+            prefixes,
+            timeout: ENDPOINT_TIMEOUT,
+            batch: 32,
+            // About four bytes a token.
+            max_text_bytes: chosen.max_tokens * 4,
+        })?),
+    })
+}
+
+/// Loads the chat model that the settings name.
+///
+/// # Errors
+/// When its file is missing or damaged, or of a family that does not run in process.
+pub fn load_generator(settings: &Settings) -> Result<Box<dyn Generator>> {
+    let chosen = &settings.generation;
+    if chosen.kind == GenerationKind::OpenAi {
+        return Ok(Box::new(OpenAiGenerator::new(Endpoint {
+            url: chosen.url.clone(),
+            model: chosen.model.clone(),
+            api_key: Some(chosen.api_key.clone()).filter(|key| !key.is_empty()),
+            timeout: ENDPOINT_TIMEOUT,
+        })));
+    }
+    let file = match chosen.file.as_os_str().is_empty() {
+        false => chosen.file.clone(),
+        true => {
+            let (manifest, store) = model_store(settings)?;
+            let model = manifest.get(CHAT_MODEL)?;
+            let name = model.files.first().map(|file| file.name.clone()).unwrap_or_default();
+            store.path(model, &name)
+        }
+    };
+    Ok(Box::new(GgufGenerator::load(&existing(file)?, chosen.context)?))
+}
+
+fn existing(path: PathBuf) -> Result<PathBuf> {
+    anyhow::ensure!(path.is_file(), "model file {} is missing; run `respondo models pull`", path.display());
+    Ok(path)
+}
+
+/// Opens the vector index; one that is damaged or was made by another model is started anew and filled from the store.
+async fn open_index(
+    data: &Path,
+    inference: &Inference,
+    store: &Store,
+    degraded: &mut Vec<String>,
+) -> Result<Arc<dyn VectorStore>> {
+    let folder = data.join(INDEX_FOLDER);
+    let (name, dimensions) = (inference.embedder_name().to_owned(), inference.dimensions());
+    let opened = tokio::task::spawn_blocking(move || open_or_reset(&folder, &name, dimensions)).await?;
+    let (vectors, rebuilt) = opened?;
+    let vectors_in_index = vectors.count()?;
+    let stats = store.memory_stats().await?;
+    let other_model = stats.generations.iter().any(|(generation, _)| generation != inference.embedder_name());
+    if rebuilt || other_model || (vectors_in_index == 0 && stats.items > stats.unindexed) {
+        store.mark_all_unindexed().await?;
+        degraded.push("the search index is rebuilt from the store".to_owned());
+    }
+    Ok(vectors)
+}
+
+/// The index, and whether it had to be started anew.
+#[cfg(feature = "edge")]
+fn open_or_reset(folder: &Path, model: &str, dimensions: usize) -> Result<(Arc<dyn VectorStore>, bool), RetrieveError> {
+    use crate::retrieve::edge::EdgeStore;
+    match EdgeStore::open(folder, model, dimensions) {
+        Ok(store) => Ok((Arc::new(store), false)),
+        Err(error @ RetrieveError::Locked { .. }) => Err(error),
+        Err(error) => {
+            tracing::warn!(%error, "search index is started anew");
+            Ok((Arc::new(EdgeStore::reset(folder, model, dimensions)?), true))
+        }
+    }
+}
+
+/// Without the embedded engine the index lives in memory and is filled at every start.
+#[cfg(not(feature = "edge"))]
+fn open_or_reset(
+    _folder: &Path,
+    _model: &str,
+    dimensions: usize,
+) -> Result<(Arc<dyn VectorStore>, bool), RetrieveError> {
+    Ok((Arc::new(crate::retrieve::memory::MemoryStore::new(dimensions)), true))
+}

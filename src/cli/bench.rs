@@ -1,0 +1,90 @@
+//! `respondo bench`: figures with the command that made them.
+
+use std::path::PathBuf;
+
+use anyhow::{Result, ensure};
+use clap::{Args, Subcommand};
+use indicatif::ProgressBar;
+
+use super::ingest;
+use super::serve::Service;
+use crate::app::{App, Need};
+use crate::bench::requests::{self, HealthProbe};
+use crate::settings::Settings;
+
+#[derive(Debug, Subcommand)]
+pub enum BenchCommand {
+    /// Real requests through the whole pipeline, against the memory in the data folder.
+    Requests(RequestsArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct RequestsArgs {
+    /// Requests in the ticket schema (.jsonl.gz).
+    #[arg(long, default_value = "../shared/data/sumo-thunderbird/tickets.jsonl.gz")]
+    tickets: PathBuf,
+    /// Requests in each language.
+    #[arg(long, default_value_t = 50)]
+    per_language: usize,
+    /// Seconds that a reply may take, in place of the setting.
+    #[arg(long)]
+    deadline: Option<f32>,
+    /// Where the report goes.
+    #[arg(long)]
+    out: PathBuf,
+}
+
+pub async fn run(settings: Settings, command: BenchCommand) -> Result<()> {
+    match command {
+        BenchCommand::Requests(args) => run_requests(settings, args).await,
+    }
+}
+
+async fn run_requests(mut settings: Settings, args: RequestsArgs) -> Result<()> {
+    let rows = requests::sample(&args.tickets, args.per_language)?;
+    if let Some(seconds) = args.deadline {
+        settings.draft.deadline_seconds = seconds;
+    }
+    settings.server.port = 0;
+    let deadline = settings.draft.deadline_seconds;
+    let app = App::open(settings, Need::Replies).await?;
+    ensure!(app.degraded.is_empty(), "a part is missing: {}; see `respondo doctor`", app.degraded.join("; "));
+    ingest::index(&app).await?;
+    let memory = app.store.memory_stats().await?;
+    ensure!(memory.items > 0, "the memory is empty; run `respondo ingest` on the same data folder first");
+    app.warm_up().await;
+    let models =
+        format!("{}; {}", app.inference.embedder_name(), app.inference.generator_name().unwrap_or("no language model"));
+    let service = Service::start(app).await?;
+    let address = service.address();
+    let pipeline = service.pipeline().clone();
+    let serving = tokio::spawn(service.serve_forever());
+    let probe = HealthProbe::start(format!("http://{address}/healthz"));
+    let bar = ProgressBar::new(rows.len() as u64);
+    let cases = requests::run(&pipeline, rows, |done| bar.set_position(done as u64)).await;
+    bar.finish_and_clear();
+    let health = tokio::task::spawn_blocking(move || probe.finish()).await?;
+    serving.abort();
+    let kinds: Vec<String> = memory.by_kind.iter().map(|(kind, count)| format!("{count} {kind}s")).collect();
+    let about = [
+        ("command", std::env::args().collect::<Vec<_>>().join(" ").replace("target/release/", "")),
+        ("date", jiff::Zoned::now().date().to_string()),
+        ("machine", machine()),
+        ("models", models),
+        ("memory", format!("{} (a request's own ticket is left out)", kinds.join(", "))),
+        ("deadline of a reply", format!("{deadline} s")),
+    ];
+    requests::write_report(&args.out, &cases?, &health, &about)?;
+    println!("{}", args.out.display());
+    Ok(())
+}
+
+/// Processor and cores, for the reader of a figure.
+fn machine() -> String {
+    let cores = std::thread::available_parallelism().map_or(0, usize::from);
+    let model = std::fs::read_to_string("/proc/cpuinfo").ok().and_then(|text| {
+        let line = text.lines().find(|line| line.starts_with("model name"))?;
+        line.split_once(':').map(|(_, name)| name.trim().to_owned())
+    });
+    format!("{cores} cores, {}", model.as_deref().unwrap_or(std::env::consts::ARCH))
+}

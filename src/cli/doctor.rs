@@ -1,0 +1,126 @@
+//! `respondo doctor`: what is missing and how to mend it.
+
+use std::io::Write;
+
+use anyhow::{Result, ensure};
+use serde::Serialize;
+
+use crate::app::{EMBEDDING_MODEL, model_store};
+use crate::inference::CHAT_MODEL;
+use crate::models::Status;
+use crate::settings::{EmbeddingKind, GenerationKind, Settings};
+use crate::store::{Store, StoreError};
+
+#[derive(Serialize)]
+struct Check {
+    name: &'static str,
+    ok: bool,
+    /// What was found, or what is wrong.
+    found: String,
+    /// What to do about it.
+    mend: Option<String>,
+}
+
+impl Check {
+    fn good(name: &'static str, found: impl Into<String>) -> Self {
+        Self { name, ok: true, found: found.into(), mend: None }
+    }
+
+    fn bad(name: &'static str, found: impl Into<String>, mend: impl Into<String>) -> Self {
+        Self { name, ok: false, found: found.into(), mend: Some(mend.into()) }
+    }
+}
+
+pub async fn run(settings: Settings, json: bool) -> Result<()> {
+    let mut checks = vec![embedding(&settings)?, generation(&settings)?];
+    checks.extend(data(&settings).await);
+    checks.push(exposure(&settings));
+    let bad = checks.iter().filter(|check| !check.ok).count();
+    let mut out = std::io::stdout().lock();
+    if json {
+        serde_json::to_writer_pretty(&mut out, &checks)?;
+        writeln!(out)?;
+    } else {
+        for check in &checks {
+            writeln!(out, "{} {:<12} {}", if check.ok { "ok " } else { "BAD" }, check.name, check.found)?;
+            if let Some(mend) = &check.mend {
+                writeln!(out, "    -> {mend}")?;
+            }
+        }
+    }
+    ensure!(bad == 0, "{bad} of {} checks failed", checks.len());
+    Ok(())
+}
+
+fn embedding(settings: &Settings) -> Result<Check> {
+    match settings.embedding.kind {
+        EmbeddingKind::E5 => built_in(settings, "embedding", EMBEDDING_MODEL),
+        EmbeddingKind::Bert => Ok(folder_check("embedding", &settings.embedding.folder)),
+        EmbeddingKind::OpenAi => Ok(Check::good("embedding", format!("endpoint {}", settings.embedding.url))),
+    }
+}
+
+fn generation(settings: &Settings) -> Result<Check> {
+    let chosen = &settings.generation;
+    match chosen.kind {
+        GenerationKind::None => Ok(Check::good("generation", "off: extractive replies only")),
+        GenerationKind::OpenAi => Ok(Check::good("generation", format!("endpoint {}", chosen.url))),
+        GenerationKind::Gguf if chosen.file.as_os_str().is_empty() => built_in(settings, "generation", CHAT_MODEL),
+        GenerationKind::Gguf => Ok(folder_check("generation", &chosen.file)),
+    }
+}
+
+fn built_in(settings: &Settings, name: &'static str, model: &str) -> Result<Check> {
+    let (manifest, store) = model_store(settings)?;
+    let status = store.status(manifest.get(model)?);
+    let found = format!("{model}: {}", status.word());
+    Ok(match status {
+        Status::Present => Check::good(name, found),
+        _ => Check::bad(name, found, format!("respondo models pull {model}")),
+    })
+}
+
+fn folder_check(name: &'static str, path: &std::path::Path) -> Check {
+    let found = path.display().to_string();
+    match path.exists() {
+        true => Check::good(name, found),
+        false => Check::bad(name, format!("{found} does not exist"), "correct the path in respondo.toml"),
+    }
+}
+
+async fn data(settings: &Settings) -> Vec<Check> {
+    let folder = &settings.data.folder;
+    let store = match Store::open_shared(folder).await {
+        Ok(store) => store,
+        Err(StoreError::NotFound(_)) => {
+            let found = format!("{} is not there yet", folder.display());
+            return vec![Check::bad("data", found, "respondo ingest FILE --as tickets, or respondo demo")];
+        }
+        Err(error) => {
+            return vec![Check::bad(
+                "data",
+                error.to_string(),
+                "see the message; restore from a backup if the file is damaged",
+            )];
+        }
+    };
+    let mut checks = vec![Check::good("data", folder.display().to_string())];
+    match store.memory_stats().await {
+        Ok(stats) if stats.items == 0 => {
+            checks.push(Check::bad("memory", "empty", "respondo ingest FILE --as tickets|articles"));
+        }
+        Ok(stats) if stats.unindexed > 0 => {
+            let found = format!("{} items, {} not in the search index", stats.items, stats.unindexed);
+            checks.push(Check::bad("memory", found, "start respondo serve, or run respondo reindex"));
+        }
+        Ok(stats) => checks.push(Check::good("memory", format!("{} items, all in the search index", stats.items))),
+        Err(error) => checks.push(Check::bad("memory", error.to_string(), "respondo stats")),
+    }
+    checks
+}
+
+fn exposure(settings: &Settings) -> Check {
+    let server = &settings.server;
+    let key = if server.api_key.is_empty() { "no API key, loopback only" } else { "API key set" };
+    Check::good("server", format!("{}:{}, {key}", server.address, server.port))
+}

@@ -1,0 +1,132 @@
+//! The command line: what is asked for is parsed here, done in one file per command.
+
+mod ask;
+mod bench;
+mod demo;
+mod doctor;
+mod ingest;
+mod render;
+mod serve;
+mod stats;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+use crate::models::command::ModelsCommand;
+use crate::settings::Settings;
+
+/// Self-hosted support triage and auto-response: grounded replies within seconds, in Spanish and English.
+#[derive(Debug, Parser)]
+#[command(name = "respondo", version, propagate_version = true)]
+struct Cli {
+    /// Settings file; `respondo.toml` in the working folder by default.
+    #[arg(long, global = true, env = "RESPONDO_CONFIG")]
+    config: Option<PathBuf>,
+    /// Data folder, in place of the one in the settings.
+    #[arg(long, global = true, env = "RESPONDO_DATA")]
+    data: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Try it: pulls the models, loads a sample memory, answers two requests and keeps serving.
+    Demo(demo::DemoArgs),
+    /// Answer one request in the terminal.
+    Ask(ask::AskArgs),
+    /// Run the service.
+    Serve(serve::ServeArgs),
+    /// Read resolved tickets or help articles into the memory.
+    Ingest(ingest::IngestArgs),
+    /// Remove one item from the memory and the search index.
+    Forget { id: String },
+    /// Rebuild the search index from the store.
+    Reindex,
+    /// Say what is stored.
+    Stats {
+        #[arg(long)]
+        json: bool,
+    },
+    /// Download, list and check models.
+    #[command(subcommand)]
+    Models(ModelsCommand),
+    /// Train small models of our own.
+    #[command(subcommand)]
+    Train(TrainCommand),
+    /// Measure quality and speed.
+    #[command(subcommand)]
+    Bench(bench::BenchCommand),
+    /// Say what is missing and how to mend it.
+    Doctor {
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum TrainCommand {
+    /// Train the heads for urgency, difficulty and next step.
+    Triage(crate::triage::command::TrainTriageArgs),
+}
+
+/// Parses the arguments, runs the command and says what failed.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    start_log(&cli.command);
+    match run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<()> {
+    let mut settings = Settings::load(cli.config.as_deref())?;
+    if let Some(data) = cli.data {
+        settings.data.folder = data;
+    }
+    match cli.command {
+        Command::Models(command) => {
+            let (manifest, store) = crate::app::model_store(&settings)?;
+            crate::models::command::run(command, &manifest, &store)
+        }
+        Command::Train(TrainCommand::Triage(args)) => crate::triage::command::run(args),
+        Command::Demo(args) => runtime()?.block_on(demo::run(settings, args)),
+        Command::Ask(args) => runtime()?.block_on(ask::run(settings, args)),
+        Command::Serve(args) => runtime()?.block_on(serve::run(settings, args)),
+        Command::Ingest(args) => runtime()?.block_on(ingest::run(settings, args)),
+        Command::Forget { id } => runtime()?.block_on(ingest::forget(settings, &id)),
+        Command::Reindex => runtime()?.block_on(ingest::reindex(settings)),
+        Command::Stats { json } => runtime()?.block_on(stats::run(settings, json)),
+        Command::Bench(command) => runtime()?.block_on(bench::run(settings, command)),
+        Command::Doctor { json } => runtime()?.block_on(doctor::run(settings, json)),
+    }
+}
+
+/// Few threads: the inference thread needs the cores, and nothing here blocks for long.
+fn runtime() -> Result<tokio::runtime::Runtime> {
+    Ok(tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?)
+}
+
+/// Logs go to standard error: warnings for commands, more for the service; `RESPONDO_LOG` says otherwise.
+fn start_log(command: &Command) {
+    let default = if matches!(command, Command::Serve(_)) { "info" } else { "warn" };
+    let filter = tracing_subscriber::EnvFilter::try_from_env("RESPONDO_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(default));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+}
+
+/// `respondo stats | head` is not a failure.
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error
+        .chain()
+        .filter_map(|cause| cause.downcast_ref::<std::io::Error>())
+        .any(|io| io.kind() == std::io::ErrorKind::BrokenPipe)
+}

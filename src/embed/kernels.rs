@@ -1,0 +1,202 @@
+//! The parts of a BERT layer that are no matrix products: each works in place on rows of f32, in loops that the compiler
+//! turns into vector instructions.
+
+use std::f32::consts::{FRAC_1_SQRT_2, LOG2_E};
+
+/// Rows a thread takes at a time; small enough to share out evenly, large enough to pay for the hand-over.
+pub const ROWS_PER_TASK: usize = 16;
+
+/// Adds `bias` to every row.
+pub fn add_bias(rows: &mut [f32], bias: &[f32]) {
+    for row in rows.chunks_exact_mut(bias.len()) {
+        for (value, bias) in row.iter_mut().zip(bias) {
+            *value += bias;
+        }
+    }
+}
+
+/// Adds `bias` to every row, then applies GELU in its exact form, x * (1 + erf(x / sqrt 2)) / 2.
+pub fn add_bias_then_gelu(rows: &mut [f32], bias: &[f32]) {
+    for row in rows.chunks_exact_mut(bias.len()) {
+        for (value, bias) in row.iter_mut().zip(bias) {
+            *value = gelu(*value + bias);
+        }
+    }
+}
+
+/// The end of a BERT sub-layer: every row becomes layer_norm(row + bias + residual) * weight + shift.
+pub fn add_then_normalise(rows: &mut [f32], residual: &[f32], bias: &[f32], norm: &LayerNorm) {
+    let width = bias.len();
+    for (row, residual) in rows.chunks_exact_mut(width).zip(residual.chunks_exact(width)) {
+        for ((value, residual), bias) in row.iter_mut().zip(residual).zip(bias) {
+            *value += residual + bias;
+        }
+        norm.apply(row);
+    }
+}
+
+/// Turns every row of `width` scores into weights that sum to 1.
+pub fn softmax(rows: &mut [f32], width: usize) {
+    for row in rows.chunks_exact_mut(width) {
+        let largest = lanes_max(row);
+        for value in row.iter_mut() {
+            *value = exp(*value - largest);
+        }
+        let scale = 1.0 / lanes_sum(row);
+        for value in row.iter_mut() {
+            *value *= scale;
+        }
+    }
+}
+
+/// The learnt scale and shift after normalisation to mean 0 and variance 1.
+pub struct LayerNorm {
+    pub weight: Vec<f32>,
+    pub shift: Vec<f32>,
+    pub eps: f32,
+}
+
+impl LayerNorm {
+    /// Normalises one row.
+    pub fn apply(&self, row: &mut [f32]) {
+        let count = row.len() as f32;
+        let mean = lanes_sum(row) / count;
+        for value in row.iter_mut() {
+            *value -= mean;
+        }
+        let variance = lanes_sum_of_squares(row) / count;
+        let scale = 1.0 / (variance + self.eps).sqrt();
+        for ((value, weight), shift) in row.iter_mut().zip(&self.weight).zip(&self.shift) {
+            *value = *value * scale * weight + shift;
+        }
+    }
+}
+
+fn gelu(x: f32) -> f32 {
+    0.5 * x * (1.0 + erf(x * FRAC_1_SQRT_2))
+}
+
+/// Error function by Abramowitz and Stegun 7.1.26; absolute error below 5e-7 in f32 (1.5e-7 by the formula itself).
+fn erf(x: f32) -> f32 {
+    let magnitude = x.abs();
+    let t = 1.0 / (1.0 + 0.327_591_1 * magnitude);
+    let polynomial = ((((1.061_405_4 * t - 1.453_152) * t + 1.421_413_8) * t - 0.284_496_74) * t + 0.254_829_6) * t;
+    let positive = 1.0 - polynomial * exp(-magnitude * magnitude);
+    positive.copysign(x)
+}
+
+/// e to the power of x, relative error below 3e-7; clamped to what a normal f32 can hold.
+///
+/// x = n ln 2 + r with whole n and |r| <= ln 2 / 2: the Taylor polynomial of degree 6 gives e^r, and n goes into the
+/// exponent bits.
+fn exp(x: f32) -> f32 {
+    /// 1.5 * 2^23: adding it rounds to a whole number, which then stands in the lowest bits.
+    const ROUND: f32 = 12_582_912.0;
+    /// ln 2 in two parts, so that n ln 2 is exact enough.
+    const LN_2_HIGH: f32 = 0.693_359_4;
+    const LN_2_LOW: f32 = -2.121_944_4e-4;
+
+    let x = if x > -87.0 { x } else { -87.0 };
+    let x = if x < 88.0 { x } else { 88.0 };
+    let shifted = x * LOG2_E + ROUND;
+    let n = shifted - ROUND;
+    let r = (x - n * LN_2_HIGH) - n * LN_2_LOW;
+    let tail = ((((r / 720.0 + 1.0 / 120.0) * r + 1.0 / 24.0) * r + 1.0 / 6.0) * r + 0.5) * r * r;
+    let power_of_two = f32::from_bits(shifted.to_bits().wrapping_add(127) << 23);
+    (1.0 + r + tail) * power_of_two
+}
+
+/// Running sums side by side: a single one would force the additions into one long chain.
+const LANES: usize = 16;
+
+fn lanes_sum(values: &[f32]) -> f32 {
+    let (chunks, rest) = values.as_chunks::<LANES>();
+    let mut sums = [0.0; LANES];
+    for chunk in chunks {
+        for (sum, value) in sums.iter_mut().zip(chunk) {
+            *sum += value;
+        }
+    }
+    sums.iter().sum::<f32>() + rest.iter().sum::<f32>()
+}
+
+fn lanes_sum_of_squares(values: &[f32]) -> f32 {
+    let (chunks, rest) = values.as_chunks::<LANES>();
+    let mut sums = [0.0; LANES];
+    for chunk in chunks {
+        for (sum, value) in sums.iter_mut().zip(chunk) {
+            *sum += value * value;
+        }
+    }
+    sums.iter().sum::<f32>() + rest.iter().map(|value| value * value).sum::<f32>()
+}
+
+fn lanes_max(values: &[f32]) -> f32 {
+    let (chunks, rest) = values.as_chunks::<LANES>();
+    let mut largest = [f32::NEG_INFINITY; LANES];
+    for chunk in chunks {
+        for (largest, value) in largest.iter_mut().zip(chunk) {
+            *largest = if *value > *largest { *value } else { *largest };
+        }
+    }
+    largest.iter().chain(rest).copied().fold(f32::NEG_INFINITY, f32::max)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Error function by its series, in f64; good for |x| <= 4.
+    fn exact_erf(x: f64) -> f64 {
+        let (mut term, mut sum) = (x, x);
+        for n in 1..200 {
+            let n = f64::from(n);
+            term *= -x * x / n;
+            sum += term / (2.0 * n + 1.0);
+        }
+        sum * std::f64::consts::FRAC_2_SQRT_PI
+    }
+
+    #[test]
+    fn exp_is_close_over_its_whole_range() {
+        for step in -8_690..8_790 {
+            let x = step as f32 / 100.0;
+            let exact = f64::from(x).exp();
+            let error = (f64::from(exp(x)) - exact).abs() / exact;
+            assert!(error < 3e-7, "exp({x}) is off by {error}");
+        }
+        assert!(exp(f32::NEG_INFINITY) < 1e-37);
+        assert!(exp(f32::INFINITY).is_finite());
+    }
+
+    #[test]
+    fn erf_and_gelu_are_close() {
+        for step in -4_000..=4_000 {
+            let x = step as f32 / 1_000.0;
+            let error = (f64::from(erf(x)) - exact_erf(f64::from(x))).abs();
+            assert!(error < 1e-6, "erf({x}) is off by {error}");
+        }
+        assert_eq!(gelu(0.0), 0.0);
+        assert!((gelu(20.0) - 20.0).abs() < 1e-6);
+        assert!(gelu(-20.0).abs() < 1e-6);
+    }
+
+    #[test]
+    fn softmax_sums_to_one_also_with_large_scores() {
+        let mut rows = vec![1_000.0, 1_001.0, -1_000.0, 0.0, 0.0, 0.0];
+        softmax(&mut rows, 3);
+        assert!((rows[1] - 0.731_058_6).abs() < 1e-6);
+        assert!((rows[..3].iter().sum::<f32>() - 1.0).abs() < 1e-6);
+        assert!((rows[3] - 1.0 / 3.0).abs() < 1e-6);
+    }
+
+    #[test]
+    fn a_normalised_row_has_mean_zero_and_variance_one() {
+        let norm = LayerNorm { weight: vec![1.0; 40], shift: vec![0.0; 40], eps: 1e-12 };
+        let mut row: Vec<f32> = (0..40).map(|value| value as f32 * 3.0 + 100.0).collect();
+        norm.apply(&mut row);
+        let mean = row.iter().sum::<f32>() / 40.0;
+        let variance = row.iter().map(|value| value * value).sum::<f32>() / 40.0;
+        assert!(mean.abs() < 1e-5 && (variance - 1.0).abs() < 1e-4);
+    }
+}

@@ -1,0 +1,179 @@
+//! Customers' side: open a ticket, add a message, read it.
+
+use axum::extract::State;
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use super::AppState;
+use super::extract::{Json, Path};
+use super::problem::Problem;
+use crate::intake;
+use crate::store::{Accepted, Idempotency, NewTicket, TicketView};
+use crate::ticket::{Author, Language, TicketState};
+
+/// Longest idempotency key, customer name, product or queue, in bytes.
+const MAX_FIELD: usize = 200;
+const MAX_SUBJECT: usize = 1_000;
+
+/// A customer's request.
+#[derive(Debug, Deserialize, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewTicketBody {
+    /// What the customer wrote; plain text or HTML, Spanish or English first of all.
+    #[schema(example = "buenas, no puedo entrar a mi correo desde ayer")]
+    pub body: String,
+    #[serde(default)]
+    pub subject: String,
+    /// What the channel calls the customer.
+    pub customer: Option<String>,
+    /// Narrows the search to one product.
+    pub product: Option<String>,
+    /// Chooses the policy.
+    pub queue: Option<String>,
+}
+
+/// A further message of a customer.
+#[derive(Debug, Deserialize, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewMessageBody {
+    pub body: String,
+}
+
+/// A message that is on disk.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct AcceptedBody {
+    pub ticket_id: Uuid,
+    pub message_id: Uuid,
+    pub state: TicketState,
+    pub language: Language,
+    /// True when this is the answer to a repeated idempotency key.
+    pub replayed: bool,
+    /// Where the ticket can be read.
+    pub ticket: String,
+    /// Where its events can be followed (server-sent events).
+    pub events: String,
+}
+
+/// Opens a ticket. It is on disk when this answers; a draft follows within seconds on the ticket's events.
+#[utoipa::path(post, path = "/v1/tickets", tag = "tickets", request_body = NewTicketBody,
+    params(("Idempotency-Key" = Option<String>, Header, description = "the same key and body give the same ticket")),
+    responses((status = 201, body = AcceptedBody), (status = 200, body = AcceptedBody, description = "replayed"),
+        (status = 400, body = Problem), (status = 409, body = Problem, description = "key seen with another body"),
+        (status = 413, body = Problem), (status = 422, body = Problem, description = "no request in it")))]
+pub async fn create(
+    State(state): State<AppState>,
+    headers: HeaderMap,
+    Json(body): Json<NewTicketBody>,
+) -> Result<Response, Problem> {
+    for (name, value) in [("customer", &body.customer), ("product", &body.product), ("queue", &body.queue)] {
+        check_field(name, value.as_deref())?;
+    }
+    check_size(&state, &body.body)?;
+    if body.subject.len() > MAX_SUBJECT {
+        let detail = format!("subject has {} bytes; at most {MAX_SUBJECT} are taken", body.subject.len());
+        return Err(Problem::bad_request(detail));
+    }
+    let request = intake::prepare(&body.subject, &body.body, body.product.clone(), body.queue.clone(), Vec::new())?;
+    let idempotency = idempotency(&headers, &body)?;
+    let new = NewTicket {
+        customer: body.customer,
+        channel: "http".to_owned(),
+        subject: body.subject,
+        body: body.body,
+        language: request.language,
+        product: body.product,
+        queue: body.queue,
+        idempotency,
+    };
+    let accepted = state.pipeline.store.accept_ticket(new).await?;
+    started(&state, accepted).await
+}
+
+/// Adds a customer's message to a ticket and reopens it.
+#[utoipa::path(post, path = "/v1/tickets/{id}/messages", tag = "tickets", request_body = NewMessageBody,
+    params(("id" = Uuid, Path), ("Idempotency-Key" = Option<String>, Header)),
+    responses((status = 201, body = AcceptedBody), (status = 200, body = AcceptedBody, description = "replayed"),
+        (status = 400, body = Problem), (status = 404, body = Problem), (status = 409, body = Problem),
+        (status = 413, body = Problem), (status = 422, body = Problem)))]
+pub async fn add_message(
+    State(state): State<AppState>,
+    Path(id): Path<Uuid>,
+    headers: HeaderMap,
+    Json(body): Json<NewMessageBody>,
+) -> Result<Response, Problem> {
+    check_size(&state, &body.body)?;
+    intake::prepare("", &body.body, None, None, Vec::new())?;
+    let idempotency = idempotency(&headers, &body)?;
+    let accepted = state.pipeline.store.add_message(id, Author::Customer, body.body, idempotency).await?;
+    started(&state, accepted).await
+}
+
+/// Everything about a ticket.
+#[utoipa::path(get, path = "/v1/tickets/{id}", tag = "tickets", params(("id" = Uuid, Path)),
+    responses((status = 200, body = TicketView), (status = 404, body = Problem)))]
+pub async fn read(State(state): State<AppState>, Path(id): Path<Uuid>) -> Result<axum::Json<TicketView>, Problem> {
+    Ok(axum::Json(state.pipeline.store.ticket_view(id).await?))
+}
+
+/// Hands an accepted message to the worker and answers.
+async fn started(state: &AppState, accepted: Accepted) -> Result<Response, Problem> {
+    let id = accepted.ticket.id;
+    let answer = AcceptedBody {
+        ticket_id: id,
+        message_id: accepted.message.id,
+        state: accepted.ticket.state,
+        language: accepted.ticket.language,
+        replayed: accepted.replayed,
+        ticket: format!("/v1/tickets/{id}"),
+        events: format!("/v1/tickets/{id}/events"),
+    };
+    if accepted.replayed {
+        return Ok((StatusCode::OK, axum::Json(answer)).into_response());
+    }
+    metrics::counter!("respondo_messages_total").increment(1);
+    state.pipeline.events.keep(id, "received", &accepted.message).await?;
+    state.worker.work_on(id);
+    let mut response = (StatusCode::CREATED, axum::Json(&answer)).into_response();
+    if let Ok(location) = HeaderValue::from_str(&answer.ticket) {
+        response.headers_mut().insert(header::LOCATION, location);
+    }
+    Ok(response)
+}
+
+fn check_field(name: &str, value: Option<&str>) -> Result<(), Problem> {
+    match value {
+        Some(value) if value.len() > MAX_FIELD => {
+            Err(Problem::bad_request(format!("{name} has {} bytes; at most {MAX_FIELD} are taken", value.len())))
+        }
+        Some(value) if value.chars().any(char::is_control) => {
+            Err(Problem::bad_request(format!("{name} contains control characters; remove them")))
+        }
+        _ => Ok(()),
+    }
+}
+
+pub(super) fn check_size(state: &AppState, body: &str) -> Result<(), Problem> {
+    let max = state.pipeline.settings.intake.max_message_bytes;
+    if body.len() > max {
+        let detail = format!("the message has {} bytes; at most {max} are taken, send the essential part", body.len());
+        return Err(Problem::too_large(detail));
+    }
+    Ok(())
+}
+
+/// The key of the request and the hash of what it says; the hash is over the parsed body, so that white space in the JSON
+/// does not make another request of it.
+fn idempotency(headers: &HeaderMap, body: &impl Serialize) -> Result<Option<Idempotency>, Problem> {
+    let Some(value) = headers.get("idempotency-key") else { return Ok(None) };
+    let key = value.to_str().map_err(|_| Problem::bad_request("Idempotency-Key must be visible ASCII"))?.trim();
+    if key.is_empty() || key.len() > MAX_FIELD {
+        return Err(Problem::bad_request(format!("Idempotency-Key must have 1 to {MAX_FIELD} characters")));
+    }
+    let bytes = serde_json::to_vec(body).map_err(|e| Problem::internal(e.to_string()))?;
+    let body_sha256 = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+    Ok(Some(Idempotency { key: key.to_owned(), body_sha256 }))
+}

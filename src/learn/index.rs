@@ -1,0 +1,165 @@
+//! Keeps the vector index in step with the ticket store.
+//!
+//! The store says which memory items the index lacks; they are embedded (from the cache of vectors where the text was seen
+//! before), put into the index, made durable there and only then marked. A crash in between repeats work, it loses none.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::embed::{Role, content_key};
+use crate::inference::{Inference, InferenceError};
+use crate::retrieve::passages::{PointPlan, plan_points};
+use crate::retrieve::{MemoryPoint, RetrieveError, VectorStore};
+use crate::store::{NewEmbedding, PendingItem, Store, StoreError};
+use crate::ticket::MemoryItem;
+
+/// Items embedded and indexed together: enough to fill the cores, few enough that a crash repeats only seconds.
+const BATCH: u32 = 128;
+
+#[derive(Debug, thiserror::Error)]
+pub enum LearnError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Index(#[from] RetrieveError),
+    #[error(transparent)]
+    Inference(#[from] InferenceError),
+    #[error("background task ended early: {0}")]
+    Task(#[from] tokio::task::JoinError),
+}
+
+/// What a catch-up did.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct IndexReport {
+    pub items: u64,
+    pub points: u64,
+    /// Texts computed by the model; the rest came from the cache of vectors.
+    pub embedded: u64,
+    /// Tokens read by the model.
+    pub tokens: u64,
+    pub seconds: f64,
+}
+
+/// The parts that indexing works on.
+#[derive(Clone)]
+pub struct Indexer {
+    pub store: Store,
+    pub inference: Inference,
+    pub vectors: Arc<dyn VectorStore>,
+}
+
+impl Indexer {
+    /// Indexes everything the store has and the index lacks. `progress` hears the items done so far.
+    ///
+    /// # Errors
+    /// When the store, the index or the embedding model fails; what was done until then stays done.
+    pub async fn catch_up(&self, mut progress: impl FnMut(&IndexReport)) -> Result<IndexReport, LearnError> {
+        let started = Instant::now();
+        let tokens_before = self.inference.tokens_read();
+        let mut report = IndexReport::default();
+        loop {
+            let pending = self.store.unindexed(BATCH).await?;
+            if pending.is_empty() {
+                break;
+            }
+            self.index_batch(pending, &mut report).await?;
+            report.tokens = self.inference.tokens_read() - tokens_before;
+            report.seconds = started.elapsed().as_secs_f64();
+            progress(&report);
+        }
+        report.seconds = started.elapsed().as_secs_f64();
+        Ok(report)
+    }
+
+    /// Throws the index away and builds it anew from the store.
+    ///
+    /// # Errors
+    /// As [`Indexer::catch_up`].
+    pub async fn rebuild(&self, progress: impl FnMut(&IndexReport)) -> Result<IndexReport, LearnError> {
+        self.store.mark_all_unindexed().await?;
+        let vectors = Arc::clone(&self.vectors);
+        tokio::task::spawn_blocking(move || vectors.clear()).await??;
+        self.catch_up(progress).await
+    }
+
+    async fn index_batch(&self, pending: Vec<PendingItem>, report: &mut IndexReport) -> Result<(), LearnError> {
+        let marks: Vec<(String, String)> =
+            pending.iter().map(|p| (p.item.id.clone(), p.content_hash.clone())).collect();
+        let plans: Vec<(MemoryItem, Vec<PointPlan>)> =
+            pending.into_iter().map(|p| (plan_points(&p.item), p.item)).map(|(plan, item)| (item, plan)).collect();
+        let vectors = self.vectors_for(&plans, report).await?;
+        let vector = |text: &str| vectors.get(text).cloned().unwrap_or_default();
+        let ids: Vec<String> = plans.iter().map(|(item, _)| item.id.clone()).collect();
+        let points: Vec<MemoryPoint> = plans
+            .into_iter()
+            .flat_map(|(item, plan)| {
+                let vector = &vector;
+                plan.into_iter().map(move |point| {
+                    let (problem, solution) = (vector(&point.problem_text), vector(&point.solution_text));
+                    point.into_point(&item, problem, solution)
+                })
+            })
+            .collect();
+        report.items += ids.len() as u64;
+        report.points += points.len() as u64;
+        let store = Arc::clone(&self.vectors);
+        tokio::task::spawn_blocking(move || {
+            // An article that shrank must not keep its old passages.
+            store.delete(&ids)?;
+            store.upsert(&points)?;
+            // Durable in the index first, marked in the store second.
+            store.checkpoint()
+        })
+        .await??;
+        self.store.mark_indexed(&marks, self.inference.embedder_name()).await?;
+        Ok(())
+    }
+
+    /// Vectors of all texts of a batch by text, from the cache or the model.
+    async fn vectors_for(
+        &self,
+        plans: &[(MemoryItem, Vec<PointPlan>)],
+        report: &mut IndexReport,
+    ) -> Result<HashMap<String, Vec<f32>>, LearnError> {
+        let mut texts: Vec<String> = plans
+            .iter()
+            .flat_map(|(_, plan)| plan.iter().flat_map(|p| [p.problem_text.clone(), p.solution_text.clone()]))
+            .collect();
+        texts.sort_unstable();
+        texts.dedup();
+        let model = self.inference.embedder_name();
+        let keys: Vec<String> = texts.iter().map(|text| content_key(model, Role::Passage, text)).collect();
+        let cached = self.store.cached_embeddings(&keys).await?;
+        let mut vectors = HashMap::with_capacity(texts.len());
+        let mut missing = Vec::new();
+        for ((text, key), found) in texts.into_iter().zip(keys).zip(cached) {
+            match found {
+                Some(vector) => drop(vectors.insert(text, vector)),
+                None => missing.push((key, text)),
+            }
+        }
+        let wanted = missing.iter().map(|(_, text)| text.clone()).collect();
+        let computed = self.inference.embed_bulk(wanted, Role::Passage).await?;
+        report.embedded += computed.len() as u64;
+        let owners = owners(plans);
+        let rows: Vec<NewEmbedding<'_>> = missing
+            .iter()
+            .zip(&computed)
+            .map(|((key, text), vector)| NewEmbedding { key, memory_id: owners.get(text.as_str()).copied(), vector })
+            .collect();
+        self.store.store_embeddings(&rows).await?;
+        vectors.extend(missing.into_iter().map(|(_, text)| text).zip(computed));
+        Ok(vectors)
+    }
+}
+
+/// Whose text it is, so that its vector can be forgotten with the item.
+fn owners(plans: &[(MemoryItem, Vec<PointPlan>)]) -> HashMap<&str, &str> {
+    plans
+        .iter()
+        .flat_map(|(item, plan)| {
+            plan.iter().flat_map(|p| [p.problem_text.as_str(), p.solution_text.as_str()]).map(|t| (t, item.id.as_str()))
+        })
+        .collect()
+}

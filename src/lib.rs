@@ -1,0 +1,26 @@
+//! Respondo: self-hosted support triage and auto-response.
+//!
+//! channel -> intake -> embed -> retrieve -> triage -> decide -> draft -> guard -> (send | review) -> learn
+//!
+//! [`pipeline`] is that line as code; each stage has a folder of its name. `docs/ARCHITECTURE.md` is the map.
+
+pub mod app;
+pub mod bench;
+pub mod cli;
+pub mod decide;
+pub mod draft;
+pub mod embed;
+pub mod events;
+pub mod http;
+pub mod inference;
+pub mod intake;
+pub mod learn;
+pub mod models;
+pub mod pipeline;
+pub mod retrieve;
+pub mod review;
+pub mod settings;
+pub mod store;
+pub mod ticket;
+pub mod triage;
+pub mod worker;

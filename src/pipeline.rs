@@ -1,0 +1,350 @@
+//! The way of one request:
+//!
+//! intake -> embed -> retrieve -> triage -> plan -> draft (two racers) -> guard -> decide -> (send | review)
+//!
+//! [`Pipeline::answer`] is that line and touches no ticket; [`Pipeline::work`] puts a stored ticket through it and records
+//! what came out. The rule both keep: a failure or a missed deadline in a stage lowers autonomy, down to the honest
+//! acknowledgement. It never loses a ticket and never leaves a customer without a word.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use crate::decide::{self, PlanKind};
+use crate::draft::Drafter;
+use crate::events::Events;
+use crate::inference::Inference;
+use crate::intake;
+use crate::learn;
+use crate::retrieve::retriever::{Retriever, fold_duplicates};
+use crate::retrieve::{Filter, SearchQuery};
+use crate::settings::Settings;
+use crate::store::{FinishedWork, Store, StoreError};
+use crate::ticket::{
+    Action, Author, Decision, Draft, Evidence, ExpectedTime, Message, Request, Retrieved, TicketState, Timings, Triage,
+};
+use crate::triage::TriageModel;
+
+/// Longest wait for the embedding of a request; behind it, only words are searched.
+const EMBED_LIMIT: Duration = Duration::from_secs(4);
+/// Candidates taken from each search before they are fused and folded.
+const CANDIDATES: usize = 40;
+
+/// News of a request in progress, in the order in which they can be shown.
+#[derive(Clone, Debug)]
+pub enum Stage {
+    Evidence(Vec<Retrieved>),
+    Triage(Box<Triage>),
+    Extractive(Box<Draft>),
+    Token(String),
+}
+
+/// Everything that came out of one request.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Answer {
+    pub triage: Triage,
+    pub evidence: Vec<Retrieved>,
+    /// The best reply that stands; an acknowledgement when none does. None for what is not a request.
+    pub draft: Option<Draft>,
+    pub decision: Decision,
+    /// What the customer reads at once: the reply where it goes out by itself, else the acknowledgement.
+    pub outgoing: Option<String>,
+    pub timings: Timings,
+    /// Stages that failed or ran out of time, in words.
+    pub degraded: Vec<String>,
+}
+
+/// What is known of a request before anything is drafted.
+pub struct Judged {
+    pub triage: Triage,
+    pub evidence: Vec<Retrieved>,
+    /// Stages that failed or ran out of time, in words.
+    pub degraded: Vec<String>,
+    pub timings: Timings,
+    pub clock: Clock,
+}
+
+/// The stages, wired together; cheap to clone.
+#[derive(Clone)]
+pub struct Pipeline {
+    pub store: Store,
+    pub events: Events,
+    pub inference: Inference,
+    pub retriever: Arc<Retriever>,
+    pub triage: Arc<TriageModel>,
+    pub drafter: Arc<Drafter>,
+    pub settings: Arc<Settings>,
+    /// Quantiles of all known times in the memory, for requests without close neighbours.
+    pub usual_time: Option<ExpectedTime>,
+}
+
+impl Pipeline {
+    /// Answers a request without recording it. `watch` hears of each stage as it is done.
+    pub async fn answer(&self, request: &Request, watch: &UnboundedSender<Stage>) -> Answer {
+        let Judged { triage, evidence, mut degraded, timings, clock } = self.judge(request).await;
+        tell(watch, Stage::Evidence(evidence.clone()));
+        tell(watch, Stage::Triage(Box::new(triage.clone())));
+
+        let policy = self.settings.policy.of(request.queue.as_deref());
+        let plan = decide::plan(&triage, &evidence, policy);
+        let drafting = self.drafter.race(request, &evidence, &plan, &clock, watch).await;
+        degraded.extend(drafting.degraded.iter().cloned());
+        let acknowledgement = self.drafter.acknowledge(request, &triage).filter(|_| plan.kind != PlanKind::Discard);
+        let draft = drafting.draft.or_else(|| acknowledgement.clone());
+        let mut decision = decide::decide(&plan, draft.as_ref(), drafting.passed, &triage, policy);
+        decision.reasons.extend(degraded.iter().cloned());
+
+        // What goes to the customer at once: the reply where policy and evidence allow it, else the honest word.
+        let at_once = if decision.automatic { draft.as_ref() } else { acknowledgement.as_ref() };
+        let outgoing =
+            at_once.filter(|_| decision.automatic || policy.send_acknowledgements).map(|draft| draft.text.clone());
+        let timings = Timings {
+            extractive_ms: drafting.extractive_ms,
+            first_token_ms: drafting.first_token_ms,
+            generated_ms: drafting.generated_ms,
+            total_ms: clock.elapsed_ms(),
+            ..timings
+        };
+        Answer { triage, evidence, draft, decision, outgoing, timings, degraded }
+    }
+
+    /// Judges a request without drafting a reply or recording anything.
+    pub async fn judge(&self, request: &Request) -> Judged {
+        let clock = Clock::start(self.settings.draft.deadline());
+        let mut degraded = Vec::new();
+        let vector = self.embed(request, &clock, &mut degraded).await;
+        let embed_ms = clock.elapsed_ms();
+        let evidence = self.retrieve(request, vector.as_deref(), &mut degraded).await;
+        let retrieve_ms = clock.elapsed_ms() - embed_ms;
+        let triage = self.triage.judge(request, vector.as_deref(), &evidence, self.usual_time);
+        let triage_ms = clock.elapsed_ms() - embed_ms - retrieve_ms;
+        let timings = Timings { embed_ms, retrieve_ms, triage_ms, ..Timings::default() };
+        Judged { triage, evidence, degraded, timings, clock }
+    }
+
+    /// Puts a stored ticket through [`Pipeline::answer`] and records the outcome. Safe to repeat after a crash: the
+    /// outcome is written in one transaction, and the reply leaves through the outbox. None when nothing was left to do.
+    ///
+    /// # Errors
+    /// When the store fails; the ticket then stays as it was and is picked up again.
+    pub async fn work(&self, ticket: Uuid) -> Result<Option<Answer>, StoreError> {
+        let Some((request, seen_message)) = self.read(ticket).await? else { return Ok(None) };
+        let (watch, stages) = unbounded_channel();
+        let answering = async {
+            let answer = self.answer(&request, &watch).await;
+            drop(watch);
+            answer
+        };
+        let (answer, told) = tokio::join!(answering, self.publish(ticket, stages));
+        told?;
+        self.record(ticket, seen_message, &answer).await?;
+        Ok(Some(answer))
+    }
+
+    /// What the customer wrote so far, as the stages want it, and the last message of it. None when a person or an
+    /// earlier run was faster.
+    async fn read(&self, ticket_id: Uuid) -> Result<Option<(Request, Uuid)>, StoreError> {
+        let ticket = self.store.ticket(ticket_id).await?;
+        if ticket.state != TicketState::Received {
+            return Ok(None);
+        }
+        let messages = self.store.messages(ticket_id).await?;
+        let own: Vec<&Message> = messages.iter().filter(|m| m.author == Author::Customer).collect();
+        let Some(last) = own.last() else { return Ok(None) };
+        let exclude = vec![learn::approved::memory_id(ticket_id)];
+        let body = own.iter().map(|m| m.body.as_str()).collect::<Vec<_>>().join("\n\n");
+        let (product, queue) = (ticket.product, ticket.queue);
+        let request = intake::prepare(&ticket.subject, &body, product.clone(), queue.clone(), exclude.clone());
+        // Only what passed intake was accepted; messages that fail together are worked on by the last one alone.
+        let request = request.or_else(|_| intake::prepare(&ticket.subject, &last.body, product, queue, exclude));
+        let request = request.map_err(|error| StoreError::Invalid(error.to_string()))?;
+        Ok(Some((request, last.id)))
+    }
+
+    async fn embed(&self, request: &Request, clock: &Clock, degraded: &mut Vec<String>) -> Option<Vec<f32>> {
+        let limit = clock.left().min(EMBED_LIMIT);
+        match tokio::time::timeout(limit, self.inference.embed_query(request.text())).await {
+            Ok(Ok(vector)) => return Some(vector),
+            Ok(Err(error)) => degraded.push(format!("searched by words only: {error}")),
+            Err(_) => degraded.push("searched by words only: embedding took too long".to_owned()),
+        }
+        metrics::counter!("respondo_degraded_total", "stage" => "embed").increment(1);
+        None
+    }
+
+    async fn retrieve(&self, request: &Request, vector: Option<&[f32]>, degraded: &mut Vec<String>) -> Vec<Retrieved> {
+        match self.find(request, vector, self.settings.draft.retrieved).await {
+            Ok(found) => found,
+            Err(error) => {
+                metrics::counter!("respondo_degraded_total", "stage" => "retrieve").increment(1);
+                degraded.push(format!("memory could not be searched: {error}"));
+                Vec::new()
+            }
+        }
+    }
+
+    /// Searches the memory: both kinds, any language, duplicates folded.
+    ///
+    /// # Errors
+    /// When the index or the store fails.
+    pub async fn find(
+        &self,
+        request: &Request,
+        vector: Option<&[f32]>,
+        limit: usize,
+    ) -> anyhow::Result<Vec<Retrieved>> {
+        let filter = Filter { product: request.product.clone(), exclude: request.exclude.clone(), ..Filter::default() };
+        let query = SearchQuery {
+            vector: vector.map(<[f32]>::to_vec).unwrap_or_default(),
+            text: request.text(),
+            language: request.language.code().to_owned(),
+            filter,
+            limit: CANDIDATES,
+        };
+        self.search(query, limit).await
+    }
+
+    /// Runs one search and looks up the texts.
+    ///
+    /// # Errors
+    /// When the index or the store fails.
+    pub async fn search(&self, query: SearchQuery, limit: usize) -> anyhow::Result<Vec<Retrieved>> {
+        let retriever = Arc::clone(&self.retriever);
+        let ranked = tokio::task::spawn_blocking(move || retriever.rank(&query)).await??;
+        let ids: Vec<String> = ranked.iter().map(|hit| hit.memory_id.clone()).collect();
+        let items = self.store.items(&ids).await?;
+        let found = ranked
+            .into_iter()
+            .filter_map(|hit| {
+                // The index may lag behind a `forget` for a moment: what the store no longer has is not shown.
+                let item = items.iter().find(|item| item.id == hit.memory_id)?.clone();
+                Some(Retrieved {
+                    passage: crate::retrieve::passages::passage_text(&item, hit.passage),
+                    item,
+                    score: hit.score,
+                    similarity: hit.similarity,
+                    lexical: hit.lexical,
+                })
+            })
+            .collect();
+        let mut found = fold_duplicates(found);
+        found.truncate(limit);
+        Ok(found)
+    }
+
+    async fn publish(&self, ticket: Uuid, mut stages: UnboundedReceiver<Stage>) -> Result<(), StoreError> {
+        while let Some(stage) = stages.recv().await {
+            match stage {
+                Stage::Evidence(evidence) => self.events.keep(ticket, "evidence", &evidence).await?,
+                Stage::Triage(triage) => self.events.keep(ticket, "triage", &triage).await?,
+                Stage::Extractive(draft) => self.events.keep(ticket, "extractive", &draft).await?,
+                Stage::Token(text) => self.events.token(ticket, &text),
+            }
+        }
+        Ok(())
+    }
+
+    async fn record(&self, ticket: Uuid, seen_message: Uuid, answer: &Answer) -> Result<(), StoreError> {
+        self.store.save_analysis(ticket, &answer.triage, &as_evidence(&answer.evidence), &answer.timings).await?;
+        let draft_id = match &answer.draft {
+            Some(draft) => Some(self.store.save_draft(ticket, draft).await?),
+            None => None,
+        };
+        let work = FinishedWork {
+            seen_message,
+            draft_id,
+            decision: answer.decision.clone(),
+            state: state_after(&answer.decision),
+            due_at: due_at(answer.triage.expected_time),
+            urgency: Some(answer.triage.urgency.label),
+            difficulty: Some(answer.triage.difficulty.label),
+            outgoing: answer.outgoing.clone(),
+        };
+        self.store.finish(ticket, work).await?;
+        if let Some(draft) = &answer.draft {
+            self.events.keep(ticket, "draft", draft).await?;
+        }
+        self.events.keep(ticket, "decision", &answer.decision).await?;
+        count(answer);
+        Ok(())
+    }
+}
+
+/// The deadline of one request.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock {
+    started: Instant,
+    deadline: Duration,
+}
+
+impl Clock {
+    pub fn start(deadline: Duration) -> Self {
+        Self { started: Instant::now(), deadline }
+    }
+
+    /// Milliseconds since the request came in.
+    pub fn elapsed_ms(&self) -> f32 {
+        self.started.elapsed().as_secs_f32() * 1_000.0
+    }
+
+    /// Time until a reply must stand; zero when it is over.
+    pub fn left(&self) -> Duration {
+        self.deadline.saturating_sub(self.started.elapsed())
+    }
+}
+
+/// Nobody may be watching, which is no failure.
+pub fn tell(watch: &UnboundedSender<Stage>, stage: Stage) {
+    drop(watch.send(stage));
+}
+
+/// What was found, numbered, for the record.
+fn as_evidence(found: &[Retrieved]) -> Vec<Evidence> {
+    found
+        .iter()
+        .enumerate()
+        .map(|(position, found)| Evidence {
+            index: position + 1,
+            memory_id: found.item.id.clone(),
+            kind: found.item.kind,
+            language: found.item.language.clone(),
+            title: found.item.title.clone(),
+            text: found.passage.clone(),
+            url: found.item.url.clone(),
+            score: found.score,
+            similarity: found.similarity,
+        })
+        .collect()
+}
+
+fn state_after(decision: &Decision) -> TicketState {
+    match (decision.action, decision.automatic) {
+        (Action::Discard, _) => TicketState::Discarded,
+        (Action::Send, true) => TicketState::Answered,
+        (Action::Ask, true) => TicketState::Waiting,
+        (Action::Escalate, _) => TicketState::Escalated,
+        (Action::Send | Action::Ask | Action::Suggest | Action::Acknowledge, _) => TicketState::Review,
+    }
+}
+
+/// By when nine of ten similar requests were solved, counted from now.
+fn due_at(expected: Option<ExpectedTime>) -> Option<Timestamp> {
+    let seconds = (f64::from(expected?.p90_hours) * 3_600.0).clamp(60.0, 90.0 * 86_400.0);
+    Timestamp::now().checked_add(jiff::SignedDuration::from_secs(seconds as i64)).ok()
+}
+
+fn count(answer: &Answer) {
+    let action = format!("{:?}", answer.decision.action).to_lowercase();
+    metrics::counter!("respondo_decisions_total", "action" => action).increment(1);
+    let seconds = |ms: f32| f64::from(ms) / 1_000.0;
+    metrics::histogram!("respondo_request_seconds").record(seconds(answer.timings.total_ms));
+    metrics::histogram!("respondo_extractive_seconds").record(seconds(answer.timings.extractive_ms));
+    if let Some(ms) = answer.timings.first_token_ms {
+        metrics::histogram!("respondo_first_token_seconds").record(seconds(ms));
+    }
+}

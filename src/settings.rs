@@ -1,0 +1,226 @@
+//! Settings: the embedded `config.default.toml`, then the user's file, then the environment; checked before use.
+
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use figment::Figment;
+use figment::providers::{Env, Format, Toml};
+use serde::Deserialize;
+
+use crate::decide::Policy;
+
+const DEFAULTS: &str = include_str!("../config.default.toml");
+/// Read from the working folder when `--config` names no file.
+const USER_FILE: &str = "respondo.toml";
+
+#[derive(Debug, thiserror::Error)]
+pub enum SettingsError {
+    #[error("settings: {0}")]
+    Unreadable(Box<figment::Error>),
+    #[error("settings file {0} does not exist; create it or leave out --config")]
+    Missing(PathBuf),
+    #[error("settings: {key}: {reason}")]
+    Invalid { key: &'static str, reason: String },
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    pub data: Data,
+    pub server: Server,
+    pub models: Models,
+    pub embedding: Embedding,
+    pub generation: Generation,
+    pub draft: Draft,
+    pub intake: Intake,
+    pub policy: Policy,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Data {
+    pub folder: PathBuf,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Server {
+    pub address: IpAddr,
+    pub port: u16,
+    pub api_key: String,
+    pub max_body_bytes: usize,
+    pub concurrency: usize,
+    pub shutdown_seconds: u64,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Models {
+    pub cache: PathBuf,
+    pub source: PathBuf,
+    pub manifest: PathBuf,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EmbeddingKind {
+    E5,
+    Bert,
+    OpenAi,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Embedding {
+    pub kind: EmbeddingKind,
+    pub max_tokens: usize,
+    pub folder: PathBuf,
+    pub query_prefix: String,
+    pub passage_prefix: String,
+    pub url: String,
+    pub model: String,
+    pub api_key: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum GenerationKind {
+    Gguf,
+    OpenAi,
+    None,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Generation {
+    pub kind: GenerationKind,
+    pub file: PathBuf,
+    pub context: usize,
+    pub max_tokens: usize,
+    pub url: String,
+    pub model: String,
+    pub api_key: String,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Draft {
+    pub deadline_seconds: f32,
+    pub evidence_tokens: usize,
+    pub retrieved: usize,
+}
+
+impl Draft {
+    pub fn deadline(&self) -> Duration {
+        Duration::from_secs_f32(self.deadline_seconds)
+    }
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Intake {
+    pub max_message_bytes: usize,
+}
+
+impl Settings {
+    /// Reads defaults, then `file` (or `respondo.toml` in the working folder), then `RESPONDO_SECTION__KEY` variables.
+    ///
+    /// # Errors
+    /// Names the key that is unknown, of the wrong type or out of range, and where it was set.
+    pub fn load(file: Option<&Path>) -> Result<Self, SettingsError> {
+        if let Some(file) = file
+            && !file.is_file()
+        {
+            return Err(SettingsError::Missing(file.to_owned()));
+        }
+        let user_file = file.unwrap_or(Path::new(USER_FILE));
+        let environment = Env::prefixed("RESPONDO_").filter(|key| key.as_str().contains("__")).split("__");
+        let settings: Self = Figment::new()
+            .merge(Toml::string(DEFAULTS))
+            .merge(Toml::file_exact(user_file))
+            .merge(environment)
+            .extract()
+            .map_err(|error| SettingsError::Unreadable(Box::new(error)))?;
+        settings.validate()?;
+        Ok(settings)
+    }
+
+    fn validate(&self) -> Result<(), SettingsError> {
+        let invalid = |key, reason: &str| Err(SettingsError::Invalid { key, reason: reason.to_owned() });
+        if !self.server.address.is_loopback() && self.server.api_key.is_empty() {
+            return invalid(
+                "server.api_key",
+                "an address other than loopback needs an API key; set one or use 127.0.0.1",
+            );
+        }
+        if !self.server.api_key.is_empty() && self.server.api_key.len() < 16 {
+            return invalid("server.api_key", "is shorter than 16 characters; choose a longer random one");
+        }
+        if self.server.concurrency == 0 {
+            return invalid("server.concurrency", "must be at least 1");
+        }
+        if self.data.folder.as_os_str().is_empty() {
+            return invalid("data.folder", "is empty; name a folder");
+        }
+        if !(16..=512).contains(&self.embedding.max_tokens) {
+            return invalid("embedding.max_tokens", "must be between 16 and 512");
+        }
+        if !(0.1..=600.0).contains(&self.draft.deadline_seconds) {
+            return invalid("draft.deadline_seconds", "must be between 0.1 and 600");
+        }
+        if !(1..=50).contains(&self.draft.retrieved) {
+            return invalid("draft.retrieved", "must be between 1 and 50");
+        }
+        if self.generation.max_tokens == 0 || self.generation.max_tokens * 2 > self.generation.context {
+            return invalid("generation.max_tokens", "must be at least 1 and at most half of generation.context");
+        }
+        if self.embedding.kind == EmbeddingKind::Bert && self.embedding.folder.as_os_str().is_empty() {
+            return invalid("embedding.folder", "kind \"bert\" needs the model's folder");
+        }
+        if self.embedding.kind == EmbeddingKind::OpenAi && self.embedding.url.is_empty() {
+            return invalid("embedding.url", "kind \"openai\" needs the address of the endpoint");
+        }
+        if self.generation.kind == GenerationKind::OpenAi && self.generation.url.is_empty() {
+            return invalid("generation.url", "kind \"openai\" needs the address of the endpoint");
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(text: &str) -> Result<Settings, SettingsError> {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let file = folder.path().join("respondo.toml");
+        std::fs::write(&file, text).expect("writable");
+        Settings::load(Some(&file))
+    }
+
+    #[test]
+    fn the_defaults_are_valid() {
+        let settings = load("").expect("defaults");
+        assert!(settings.server.address.is_loopback());
+    }
+
+    #[test]
+    fn an_unknown_key_is_named() {
+        let error = load("[server]\nprot = 1\n").expect_err("unknown key").to_string();
+        assert!(error.contains("prot"), "{error}");
+    }
+
+    #[test]
+    fn an_open_address_needs_a_key() {
+        let error = load("[server]\naddress = \"0.0.0.0\"\n").expect_err("no key").to_string();
+        assert!(error.contains("server.api_key"), "{error}");
+        assert!(load("[server]\naddress = \"0.0.0.0\"\napi_key = \"0123456789abcdef\"\n").is_ok());
+    }
+
+    #[test]
+    fn a_missing_file_is_named() {
+        let error = Settings::load(Some(Path::new("no-such.toml"))).expect_err("missing").to_string();
+        assert!(error.contains("no-such.toml"), "{error}");
+    }
+}

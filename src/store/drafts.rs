@@ -1,0 +1,480 @@
+//! Work on a ticket: judgement, drafts, the decision, and what a person made of it.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use similar::TextDiff;
+use sqlx::sqlite::{SqliteConnection, SqliteRow};
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use super::rows::{self, level_of, load_ticket, name_of, now_ms};
+use super::tickets::{audit_message, insert_message, set_state, supersede_drafts};
+use super::{Audit, Store, StoreError, outbox, write_audit};
+use crate::ticket::{
+    Author, Decision, Difficulty, Draft, DraftKind, Evidence, Language, Message, Outcome, Ticket, TicketState, Timings,
+    Triage, Urgency,
+};
+
+/// Most time spent on a difference; what is not compared by then is shown as replaced.
+const DIFF_TIMEOUT: Duration = Duration::from_millis(200);
+
+/// What the work on a ticket came to.
+#[derive(Clone, Debug)]
+pub struct FinishedWork {
+    /// The customer's last message that the work has read. When a newer one has come, nothing is recorded.
+    pub seen_message: Uuid,
+    /// The draft that the decision is about; any other draft of the ticket is superseded.
+    pub draft_id: Option<Uuid>,
+    pub decision: Decision,
+    /// Where the ticket stands from now on; not `Received`.
+    pub state: TicketState,
+    /// By when the customer is told to expect an answer.
+    pub due_at: Option<Timestamp>,
+    pub urgency: Option<Urgency>,
+    pub difficulty: Option<Difficulty>,
+    /// What goes to the customer now: the draft when the decision is automatic, else an acknowledgement, else nothing.
+    pub outgoing: Option<String>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Finished {
+    pub ticket: Ticket,
+    /// The message that goes out.
+    pub message: Option<Message>,
+}
+
+/// What a person decided about a draft.
+#[derive(Clone, Debug)]
+pub struct ReviewAction {
+    pub outcome: Outcome,
+    /// For `Edited`: the whole reply as it goes out.
+    pub final_text: Option<String>,
+    pub note: Option<String>,
+    pub agent: Option<String>,
+    /// For `Escalated`: the skill it needs.
+    pub skill: Option<String>,
+}
+
+#[derive(Clone, Debug)]
+pub struct ReviewResult {
+    pub ticket: Ticket,
+    /// The message that goes out, for `Approved` and `Edited`.
+    pub message: Option<Message>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum DraftStatus {
+    /// May be approved, edited, rejected or escalated.
+    Open,
+    /// Went out by itself.
+    Sent,
+    /// A person has decided; see the outcome.
+    Resolved,
+    /// A newer draft, message or decision took its place.
+    Superseded,
+}
+
+impl DraftStatus {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Open => "open",
+            Self::Sent => "sent",
+            Self::Resolved => "resolved",
+            Self::Superseded => "superseded",
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+pub struct DraftRecord {
+    pub id: Uuid,
+    pub status: DraftStatus,
+    pub draft: Draft,
+    #[schema(value_type = String, format = DateTime)]
+    pub created_at: Timestamp,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+pub struct DecisionRecord {
+    pub id: Uuid,
+    pub draft_id: Option<Uuid>,
+    pub decision: Decision,
+    #[schema(value_type = String, format = DateTime)]
+    pub created_at: Timestamp,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+pub struct OutcomeRecord {
+    pub draft_id: Uuid,
+    pub outcome: Outcome,
+    /// What the customer was sent.
+    pub final_text: Option<String>,
+    /// Unified difference from the draft to `final_text`; empty when they are equal.
+    pub difference: Option<String>,
+    pub note: Option<String>,
+    pub agent: Option<String>,
+    pub skill: Option<String>,
+    #[schema(value_type = String, format = DateTime)]
+    pub created_at: Timestamp,
+}
+
+impl Store {
+    /// Keeps the judgement of one piece of work, beside earlier ones.
+    pub async fn save_analysis(
+        &self,
+        ticket_id: Uuid,
+        triage: &Triage,
+        evidence: &[Evidence],
+        timings: &Timings,
+    ) -> Result<(), StoreError> {
+        let mut tx = self.write().await?;
+        load_ticket(&mut tx, ticket_id).await?;
+        sqlx::query(
+            "INSERT INTO triages (ticket_id, position, triage, evidence, timings, created_at) \
+             SELECT ?, COALESCE(MAX(position), 0) + 1, ?, ?, ?, ? FROM triages WHERE ticket_id = ?",
+        )
+        .bind(ticket_id.to_string())
+        .bind(serde_json::to_string(triage)?)
+        .bind(serde_json::to_string(evidence)?)
+        .bind(serde_json::to_string(timings)?)
+        .bind(now_ms())
+        .bind(ticket_id.to_string())
+        .execute(&mut *tx)
+        .await?;
+        tx.commit().await?;
+        Ok(())
+    }
+
+    /// Keeps a draft with its evidence. It is the ticket's open draft until another is saved or [`Store::finish`] names
+    /// one.
+    pub async fn save_draft(&self, ticket_id: Uuid, draft: &Draft) -> Result<Uuid, StoreError> {
+        let mut tx = self.write().await?;
+        load_ticket(&mut tx, ticket_id).await?;
+        supersede_drafts(&mut tx, ticket_id).await?;
+        let id = Uuid::now_v7();
+        sqlx::query(
+            "INSERT INTO drafts (id, ticket_id, position, status, kind, language, text, sentences, evidence, findings, \
+                                 model, created_at) \
+             SELECT ?, ?, COALESCE(MAX(position), 0) + 1, 'open', ?, ?, ?, ?, ?, ?, ?, ? FROM drafts WHERE ticket_id = ?",
+        )
+        .bind(id.to_string())
+        .bind(ticket_id.to_string())
+        .bind(name_of(&draft.kind)?)
+        .bind(draft.language.code())
+        .bind(&draft.text)
+        .bind(serde_json::to_string(&draft.sentences)?)
+        .bind(serde_json::to_string(&draft.evidence)?)
+        .bind(serde_json::to_string(&draft.findings)?)
+        .bind(&draft.model)
+        .bind(now_ms())
+        .bind(ticket_id.to_string())
+        .execute(&mut *tx)
+        .await?;
+        tx.commit().await?;
+        Ok(id)
+    }
+
+    /// Ends the work on a `Received` ticket: decision, state and, where something goes to the customer, the message and
+    /// its place in the outbox, all or nothing.
+    ///
+    /// [`StoreError::Conflict`] when the ticket is not `Received` (somebody was faster) or when the customer has written
+    /// again since `seen_message` (work on it again): so no reply goes out twice, and no message stays unread.
+    pub async fn finish(&self, ticket_id: Uuid, work: FinishedWork) -> Result<Finished, StoreError> {
+        check_work(&work)?;
+        let mut tx = self.write().await?;
+        let before = load_ticket(&mut tx, ticket_id).await?;
+        if before.state != TicketState::Received {
+            let state = name_of(&before.state)?;
+            return Err(StoreError::Conflict(format!("ticket {ticket_id} is {state} already; its work was finished")));
+        }
+        check_nothing_newer(&mut tx, ticket_id, work.seen_message).await?;
+        let now = now_ms();
+        supersede_drafts(&mut tx, ticket_id).await?;
+        if let Some(draft_id) = work.draft_id {
+            let status = if work.decision.automatic { DraftStatus::Sent } else { DraftStatus::Open };
+            set_draft_status(&mut tx, ticket_id, draft_id, status).await?;
+        }
+        insert_decision(&mut tx, ticket_id, &work, now).await?;
+        let mut message = None;
+        if let Some(text) = work.outgoing {
+            let sent = insert_message(&mut tx, ticket_id, Author::Respondo, text, now).await?;
+            let occasion = match work.draft_id {
+                Some(draft_id) if work.decision.automatic => format!("draft/{draft_id}"),
+                _ => format!("acknowledge/{}", work.seen_message),
+            };
+            outbox::insert(&mut tx, &sent, &occasion, now).await?;
+            let detail = json!({ "automatic": work.decision.automatic, "bytes": sent.body.len() });
+            audit_message(&mut tx, "respondo", "reply queued", &sent, detail, now).await?;
+            message = Some(sent);
+        }
+        sqlx::query(
+            "UPDATE tickets SET state = ?, urgency = ?, difficulty = ?, due_at = ?, updated_at = ? WHERE id = ?",
+        )
+        .bind(name_of(&work.state)?)
+        .bind(work.urgency.map(level_of))
+        .bind(work.difficulty.map(level_of))
+        .bind(work.due_at.map(|due| due.as_millisecond()))
+        .bind(now)
+        .bind(ticket_id.to_string())
+        .execute(&mut *tx)
+        .await?;
+        let ticket = load_ticket(&mut tx, ticket_id).await?;
+        tx.commit().await?;
+        Ok(Finished { ticket, message })
+    }
+
+    /// A person decides about an open draft; once only.
+    ///
+    /// `Approved` and `Edited` send the reply (state `Answered`; `Waiting` when the draft asks the customer something;
+    /// `Escalated` when an acknowledgement was approved as it is, since its customer still waits for an answer). `Rejected`
+    /// and `Escalated` send nothing and leave the ticket with a person.
+    ///
+    /// [`StoreError::Conflict`] when the draft is not open any more; [`StoreError::Invalid`] when the text does not fit
+    /// the outcome.
+    pub async fn resolve_draft(&self, draft_id: Uuid, action: ReviewAction) -> Result<ReviewResult, StoreError> {
+        let mut tx = self.write().await?;
+        let row = sqlx::query("SELECT * FROM drafts WHERE id = ?")
+            .bind(draft_id.to_string())
+            .fetch_optional(&mut *tx)
+            .await?
+            .ok_or_else(|| StoreError::NotFound(format!("draft {draft_id}")))?;
+        let ticket_id = rows::id(&row, "ticket_id")?;
+        let record = draft_record(&row)?;
+        if record.status != DraftStatus::Open {
+            let status = record.status.name();
+            return Err(StoreError::Conflict(format!("draft {draft_id} is {status}; read the ticket again")));
+        }
+        let before = load_ticket(&mut tx, ticket_id).await?;
+        let final_text = final_text(&record.draft, &action)?;
+        let now = now_ms();
+        set_draft_status(&mut tx, ticket_id, draft_id, DraftStatus::Resolved).await?;
+        insert_outcome(&mut tx, ticket_id, &record, &action, final_text.as_deref(), now).await?;
+        let state = state_after(record.draft.kind, action.outcome);
+        let actor = action.agent.as_deref().unwrap_or("agent");
+        let detail = json!({ "outcome": action.outcome, "skill": action.skill, "from": before.state, "to": state });
+        let subject = Some(draft_id.to_string());
+        let entry = Audit { actor, action: "draft resolved", ticket_id: Some(ticket_id), subject, detail };
+        write_audit(&mut tx, entry, now).await?;
+        let mut message = None;
+        if let Some(text) = final_text {
+            let sent = insert_message(&mut tx, ticket_id, Author::Agent, text, now).await?;
+            outbox::insert(&mut tx, &sent, &format!("draft/{draft_id}"), now).await?;
+            let detail = json!({ "automatic": false, "bytes": sent.body.len() });
+            audit_message(&mut tx, actor, "reply queued", &sent, detail, now).await?;
+            message = Some(sent);
+        }
+        set_state(&mut tx, ticket_id, state, now).await?;
+        let ticket = load_ticket(&mut tx, ticket_id).await?;
+        tx.commit().await?;
+        Ok(ReviewResult { ticket, message })
+    }
+
+    /// One draft with the ticket it belongs to.
+    pub async fn draft(&self, draft_id: Uuid) -> Result<(Uuid, DraftRecord), StoreError> {
+        let row = sqlx::query("SELECT * FROM drafts WHERE id = ?")
+            .bind(draft_id.to_string())
+            .fetch_optional(&self.reader)
+            .await?
+            .ok_or_else(|| StoreError::NotFound(format!("draft {draft_id}")))?;
+        Ok((rows::id(&row, "ticket_id")?, draft_record(&row)?))
+    }
+}
+
+fn check_work(work: &FinishedWork) -> Result<(), StoreError> {
+    if work.state == TicketState::Received {
+        return Err(StoreError::Invalid("finished work cannot leave its ticket received; name its new state".into()));
+    }
+    if work.decision.automatic && work.outgoing.is_none() {
+        return Err(StoreError::Invalid("an automatic decision needs the text that goes out".into()));
+    }
+    if work.outgoing.as_ref().is_some_and(|text| text.trim().is_empty()) {
+        return Err(StoreError::Invalid("an empty reply cannot go out; send an acknowledgement".into()));
+    }
+    Ok(())
+}
+
+/// The reply that goes out, if one does.
+fn final_text(draft: &Draft, action: &ReviewAction) -> Result<Option<String>, StoreError> {
+    let text = match (action.outcome, &action.final_text) {
+        (Outcome::Rejected | Outcome::Escalated, _) => return Ok(None),
+        (Outcome::Edited, None) => return Err(StoreError::Invalid("an edited reply needs its final text".into())),
+        (Outcome::Edited, Some(text)) => text,
+        (Outcome::Approved, Some(text)) if *text != draft.text => {
+            return Err(StoreError::Invalid("the text differs from the approved draft; send it as edited".into()));
+        }
+        (Outcome::Approved, _) => &draft.text,
+    };
+    if text.trim().is_empty() {
+        return Err(StoreError::Invalid("an empty reply cannot go out; write one, or escalate".into()));
+    }
+    Ok(Some(text.clone()))
+}
+
+fn state_after(kind: DraftKind, outcome: Outcome) -> TicketState {
+    match (outcome, kind) {
+        (Outcome::Rejected | Outcome::Escalated, _) => TicketState::Escalated,
+        (_, DraftKind::Question) => TicketState::Waiting,
+        (Outcome::Approved, DraftKind::Acknowledgement) => TicketState::Escalated,
+        (Outcome::Approved | Outcome::Edited, _) => TicketState::Answered,
+    }
+}
+
+async fn check_nothing_newer(conn: &mut SqliteConnection, ticket_id: Uuid, seen: Uuid) -> Result<(), StoreError> {
+    let last = sqlx::query("SELECT id FROM messages WHERE ticket_id = ? AND author = ? ORDER BY position DESC LIMIT 1")
+        .bind(ticket_id.to_string())
+        .bind(name_of(&Author::Customer)?)
+        .fetch_optional(conn)
+        .await?;
+    let last = last.map(|row| rows::id(&row, "id")).transpose()?;
+    if last == Some(seen) {
+        return Ok(());
+    }
+    Err(StoreError::Conflict(format!("the last message of ticket {ticket_id} is not {seen}; work on it again")))
+}
+
+async fn set_draft_status(
+    conn: &mut SqliteConnection,
+    ticket_id: Uuid,
+    draft_id: Uuid,
+    status: DraftStatus,
+) -> Result<(), StoreError> {
+    let changed = sqlx::query("UPDATE drafts SET status = ? WHERE id = ? AND ticket_id = ?")
+        .bind(status.name())
+        .bind(draft_id.to_string())
+        .bind(ticket_id.to_string())
+        .execute(conn)
+        .await?;
+    match changed.rows_affected() {
+        0 => Err(StoreError::NotFound(format!("draft {draft_id} in ticket {ticket_id}"))),
+        _ => Ok(()),
+    }
+}
+
+async fn insert_decision(
+    conn: &mut SqliteConnection,
+    ticket_id: Uuid,
+    work: &FinishedWork,
+    now: i64,
+) -> Result<(), StoreError> {
+    let id = Uuid::now_v7();
+    sqlx::query(
+        "INSERT INTO decisions (id, ticket_id, position, draft_id, action, decision, created_at) \
+         SELECT ?, ?, COALESCE(MAX(position), 0) + 1, ?, ?, ?, ? FROM decisions WHERE ticket_id = ?",
+    )
+    .bind(id.to_string())
+    .bind(ticket_id.to_string())
+    .bind(work.draft_id.map(|id| id.to_string()))
+    .bind(name_of(&work.decision.action)?)
+    .bind(serde_json::to_string(&work.decision)?)
+    .bind(now)
+    .bind(ticket_id.to_string())
+    .execute(&mut *conn)
+    .await?;
+    let detail = json!({
+        "action": work.decision.action, "automatic": work.decision.automatic, "skill": work.decision.skill,
+        "draft": work.draft_id, "to": work.state, "urgency": work.urgency, "difficulty": work.difficulty,
+    });
+    let subject = Some(id.to_string());
+    let entry = Audit { actor: "respondo", action: "decided", ticket_id: Some(ticket_id), subject, detail };
+    write_audit(conn, entry, now).await
+}
+
+async fn insert_outcome(
+    conn: &mut SqliteConnection,
+    ticket_id: Uuid,
+    record: &DraftRecord,
+    action: &ReviewAction,
+    final_text: Option<&str>,
+    now: i64,
+) -> Result<(), StoreError> {
+    sqlx::query(
+        "INSERT INTO outcomes (draft_id, ticket_id, outcome, final_text, difference, note, agent, skill, created_at) \
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+    )
+    .bind(record.id.to_string())
+    .bind(ticket_id.to_string())
+    .bind(name_of(&action.outcome)?)
+    .bind(final_text)
+    .bind(final_text.map(|text| difference(&record.draft.text, text)))
+    .bind(&action.note)
+    .bind(&action.agent)
+    .bind(&action.skill)
+    .bind(now)
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// Unified difference, empty when the texts are equal.
+fn difference(draft: &str, final_text: &str) -> String {
+    let lines = TextDiff::configure().timeout(DIFF_TIMEOUT).diff_lines(draft, final_text);
+    lines.unified_diff().header("draft", "sent").missing_newline_hint(false).to_string()
+}
+
+fn draft_record(row: &SqliteRow) -> Result<DraftRecord, StoreError> {
+    let draft = Draft {
+        kind: rows::named(row, "kind")?,
+        language: Language::new(&rows::text(row, "language")?),
+        text: rows::text(row, "text")?,
+        sentences: rows::json(row, "sentences")?,
+        evidence: rows::json(row, "evidence")?,
+        findings: rows::json(row, "findings")?,
+        model: rows::optional_text(row, "model")?,
+    };
+    let created_at = rows::time(row, "created_at")?;
+    Ok(DraftRecord { id: rows::id(row, "id")?, status: rows::named(row, "status")?, draft, created_at })
+}
+
+pub(super) async fn load_drafts(conn: &mut SqliteConnection, ticket_id: Uuid) -> Result<Vec<DraftRecord>, StoreError> {
+    let found = sqlx::query("SELECT * FROM drafts WHERE ticket_id = ? ORDER BY position")
+        .bind(ticket_id.to_string())
+        .fetch_all(conn)
+        .await?;
+    found.iter().map(draft_record).collect()
+}
+
+pub(super) async fn load_decisions(
+    conn: &mut SqliteConnection,
+    ticket_id: Uuid,
+) -> Result<Vec<DecisionRecord>, StoreError> {
+    let found = sqlx::query("SELECT * FROM decisions WHERE ticket_id = ? ORDER BY position")
+        .bind(ticket_id.to_string())
+        .fetch_all(conn)
+        .await?;
+    let decision_record = |row| {
+        Ok(DecisionRecord {
+            id: rows::id(row, "id")?,
+            draft_id: rows::optional_id(row, "draft_id")?,
+            decision: rows::json(row, "decision")?,
+            created_at: rows::time(row, "created_at")?,
+        })
+    };
+    found.iter().map(decision_record).collect()
+}
+
+pub(super) async fn load_outcomes(
+    conn: &mut SqliteConnection,
+    ticket_id: Uuid,
+) -> Result<Vec<OutcomeRecord>, StoreError> {
+    let found = sqlx::query("SELECT * FROM outcomes WHERE ticket_id = ? ORDER BY created_at, draft_id")
+        .bind(ticket_id.to_string())
+        .fetch_all(conn)
+        .await?;
+    let outcome_record = |row| {
+        Ok(OutcomeRecord {
+            draft_id: rows::id(row, "draft_id")?,
+            outcome: rows::named(row, "outcome")?,
+            final_text: rows::optional_text(row, "final_text")?,
+            difference: rows::optional_text(row, "difference")?,
+            note: rows::optional_text(row, "note")?,
+            agent: rows::optional_text(row, "agent")?,
+            skill: rows::optional_text(row, "skill")?,
+            created_at: rows::time(row, "created_at")?,
+        })
+    };
+    found.iter().map(outcome_record).collect()
+}

@@ -1,0 +1,72 @@
+//! A cache of embeddings, so that a rebuild of the index does not compute them again.
+
+use std::collections::HashMap;
+
+use half::f16;
+use sqlx::{QueryBuilder, Row, Sqlite};
+
+use super::{Store, StoreError, rows};
+
+/// Below SQLite's limit of 32,766 bound values.
+const KEYS_PER_QUERY: usize = 1000;
+
+/// A vector to be kept.
+#[derive(Clone, Debug)]
+pub struct NewEmbedding<'a> {
+    /// SHA-256 (hexadecimal) of the model's name, the role and the text.
+    pub key: &'a str,
+    /// The memory item whose text it is, so that [`Store::forget`] deletes it too.
+    pub memory_id: Option<&'a str>,
+    /// Kept as 16-bit floats: a unit vector comes back within 0.0005 of each component.
+    pub vector: &'a [f32],
+}
+
+impl Store {
+    /// The kept vectors, in the order of `keys`; None where there is none.
+    pub async fn cached_embeddings(&self, keys: &[String]) -> Result<Vec<Option<Vec<f32>>>, StoreError> {
+        let mut found: HashMap<String, Vec<f32>> = HashMap::with_capacity(keys.len());
+        for chunk in keys.chunks(KEYS_PER_QUERY) {
+            let mut query =
+                QueryBuilder::<Sqlite>::new("SELECT content_key, vector FROM embeddings WHERE content_key IN (");
+            let mut list = query.separated(", ");
+            for key in chunk {
+                list.push_bind(key);
+            }
+            query.push(")");
+            for row in query.build().fetch_all(&self.reader).await? {
+                let vector: Vec<u8> = row.try_get("vector")?;
+                found.insert(rows::text(&row, "content_key")?, decode(&vector));
+            }
+        }
+        // Cloned rather than taken out: the same text, and so the same key, may be asked for twice.
+        Ok(keys.iter().map(|key| found.get(key).cloned()).collect())
+    }
+
+    /// Keeps vectors; a key that is there already keeps its vector.
+    pub async fn store_embeddings(&self, embeddings: &[NewEmbedding<'_>]) -> Result<(), StoreError> {
+        let mut tx = self.write().await?;
+        for embedding in embeddings {
+            sqlx::query(
+                "INSERT INTO embeddings (content_key, memory_id, dimensions, vector) VALUES (?, ?, ?, ?) \
+                 ON CONFLICT (content_key) DO NOTHING",
+            )
+            .bind(embedding.key)
+            .bind(embedding.memory_id)
+            .bind(i64::try_from(embedding.vector.len()).unwrap_or(i64::MAX))
+            .bind(encode(embedding.vector))
+            .execute(&mut *tx)
+            .await?;
+        }
+        tx.commit().await?;
+        Ok(())
+    }
+}
+
+fn encode(vector: &[f32]) -> Vec<u8> {
+    vector.iter().flat_map(|value| f16::from_f32(*value).to_le_bytes()).collect()
+}
+
+fn decode(bytes: &[u8]) -> Vec<f32> {
+    let (values, _) = bytes.as_chunks::<2>();
+    values.iter().map(|value| f16::from_le_bytes(*value).to_f32()).collect()
+}

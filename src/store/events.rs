@@ -1,0 +1,68 @@
+//! What a client that follows a ticket is shown, kept so that it can reconnect without a gap.
+//!
+//! Every call is a synced transaction: write stages and whole sentences, or many tokens in one call, not one token each.
+
+use jiff::Timestamp;
+use serde::Serialize;
+use serde_json::Value;
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use super::rows::{self, now_ms};
+use super::{Store, StoreError};
+
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+pub struct EventRow {
+    /// 1, 2, 3 ... in its ticket.
+    pub seq: i64,
+    pub kind: String,
+    #[schema(value_type = Object)]
+    pub data: Value,
+    #[schema(value_type = String, format = DateTime)]
+    pub created_at: Timestamp,
+}
+
+impl Store {
+    /// Appends one event and returns its number in the ticket, from 1 on.
+    pub async fn append_event(&self, ticket_id: Uuid, kind: &str, data: &Value) -> Result<i64, StoreError> {
+        let mut tx = self.write().await?;
+        let inserted = sqlx::query(
+            "INSERT INTO events (ticket_id, seq, kind, data, created_at) \
+             SELECT ?, COALESCE(MAX(seq), 0) + 1, ?, ?, ? FROM events WHERE ticket_id = ? RETURNING seq",
+        )
+        .bind(ticket_id.to_string())
+        .bind(kind)
+        .bind(data.to_string())
+        .bind(now_ms())
+        .bind(ticket_id.to_string())
+        .fetch_one(&mut *tx)
+        .await;
+        let row = match inserted {
+            Err(sqlx::Error::Database(error)) if error.is_foreign_key_violation() => {
+                return Err(StoreError::NotFound(format!("ticket {ticket_id}")));
+            }
+            other => other?,
+        };
+        let seq = rows::integer(&row, "seq")?;
+        tx.commit().await?;
+        Ok(seq)
+    }
+
+    /// Events of a ticket with a number above `seq`, in order; 0 for all.
+    pub async fn events_after(&self, ticket_id: Uuid, seq: i64) -> Result<Vec<EventRow>, StoreError> {
+        let found = sqlx::query("SELECT * FROM events WHERE ticket_id = ? AND seq > ? ORDER BY seq")
+            .bind(ticket_id.to_string())
+            .bind(seq)
+            .fetch_all(&self.reader)
+            .await?;
+        let event = |row| {
+            Ok(EventRow {
+                seq: rows::integer(row, "seq")?,
+                kind: rows::text(row, "kind")?,
+                data: rows::json(row, "data")?,
+                created_at: rows::time(row, "created_at")?,
+            })
+        };
+        found.iter().map(event).collect()
+    }
+}

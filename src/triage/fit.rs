@@ -1,0 +1,201 @@
+//! Fitting one head: its two linear views, their mix, the threshold for abstaining.
+
+use super::features::Row;
+use super::heads::{CLASSES, Linear, Mix};
+use super::measure::{Judged, best};
+use super::optimise::minimise;
+
+const LINEAR_STEPS: usize = 120;
+const MIX_STEPS: usize = 200;
+/// Keeps the mix near plain addition where data are few.
+const MIX_L2: f64 = 1e-3;
+
+/// One row to learn from.
+#[derive(Clone, Copy)]
+pub struct Example<'a> {
+    pub row: &'a Row,
+    pub class: usize,
+    pub weight: f32,
+}
+
+/// Multinomial logistic regression: the weighted mean log loss plus `l2` / 2 times the squared weights (not the bias).
+pub fn linear(examples: &[Example], dimensions: usize, l2: f32) -> Linear {
+    // Only positions that occur have weights other than zero: fit those alone.
+    let mut compact = vec![u32::MAX; dimensions];
+    let mut positions = Vec::new();
+    for (position, _) in examples.iter().flat_map(|example| example.row) {
+        let slot = &mut compact[*position as usize];
+        if *slot == u32::MAX {
+            *slot = positions.len() as u32;
+            positions.push(*position as usize);
+        }
+    }
+    let pack = |example: &Example| -> Row {
+        example.row.iter().map(|(position, value)| (compact[*position as usize], *value)).collect()
+    };
+    let rows: Vec<Row> = examples.iter().map(pack).collect();
+    let total: f64 = examples.iter().map(|example| f64::from(example.weight)).sum();
+    let bias_start = positions.len() * CLASSES;
+    let found = minimise(vec![0.0; bias_start + CLASSES], LINEAR_STEPS, |point, gradient| {
+        let (weights, bias) = point.split_at(bias_start);
+        let (weight_slopes, bias_slopes) = gradient.split_at_mut(bias_start);
+        weight_slopes.iter_mut().zip(weights).for_each(|(slope, weight)| *slope = f64::from(l2) * weight);
+        bias_slopes.fill(0.0);
+        let mut value = f64::from(l2) / 2.0 * weights.iter().map(|weight| weight * weight).sum::<f64>();
+        for (example, row) in examples.iter().zip(&rows) {
+            let mut scores = [bias[0], bias[1], bias[2], bias[3]];
+            for (position, feature) in row {
+                let start = *position as usize * CLASSES;
+                let weights = &weights[start..start + CLASSES];
+                scores.iter_mut().zip(weights).for_each(|(score, weight)| *score += weight * f64::from(*feature));
+            }
+            let share = f64::from(example.weight) / total;
+            let (loss, slopes) = log_loss(&scores, example.class);
+            value += share * loss;
+            let slopes = slopes.map(|slope| slope * share);
+            for (position, feature) in row {
+                let start = *position as usize * CLASSES;
+                let targets = &mut weight_slopes[start..start + CLASSES];
+                targets.iter_mut().zip(slopes).for_each(|(target, slope)| *target += slope * f64::from(*feature));
+            }
+            bias_slopes.iter_mut().zip(slopes).for_each(|(target, slope)| *target += slope);
+        }
+        value
+    });
+    let mut weights = vec![0.0; dimensions * CLASSES];
+    for (slot, position) in positions.iter().enumerate() {
+        for class in 0..CLASSES {
+            weights[position * CLASSES + class] = found[slot * CLASSES + class] as f32;
+        }
+    }
+    let mut bias = [0.0; CLASSES];
+    bias.iter_mut().zip(&found[bias_start..]).for_each(|(to, from)| *to = *from as f32);
+    Linear { weights, bias }
+}
+
+/// Loss and its slope by score.
+fn log_loss(scores: &[f64; CLASSES], class: usize) -> (f64, [f64; CLASSES]) {
+    let highest = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let powers = scores.map(|score| (score - highest).exp());
+    let total: f64 = powers.iter().sum();
+    let mut slopes = powers.map(|power| power / total);
+    let loss = -(slopes[class].max(1e-12)).ln();
+    slopes[class] -= 1.0;
+    (loss, slopes)
+}
+
+/// Scores of both views for a text that neither had seen, and the truth.
+#[derive(Clone, Copy, Debug)]
+pub struct Unseen {
+    pub text: [f32; CLASSES],
+    pub meaning: [f32; CLASSES],
+    pub truth: usize,
+}
+
+/// Fits the scales and offsets of [`Mix`]; without `with_meaning` the meaning view is left out.
+pub fn mix(unseen: &[Unseen], with_meaning: bool) -> Mix {
+    let start = if with_meaning { vec![0.5, 0.5, 0.0, 0.0, 0.0, 0.0] } else { vec![1.0, 0.0, 0.0, 0.0, 0.0, 0.0] };
+    let count = unseen.len().max(1) as f64;
+    let anchor = start.clone();
+    let found = minimise(start, MIX_STEPS, |point, gradient| {
+        gradient.fill(0.0);
+        let mut value = 0.0;
+        for one in unseen {
+            let mut scores = [point[2], point[3], point[4], point[5]];
+            let meaning_scale = if with_meaning { point[1] } else { 0.0 };
+            for ((score, text), meaning) in scores.iter_mut().zip(one.text).zip(one.meaning) {
+                *score += point[0] * f64::from(text) + meaning_scale * f64::from(meaning);
+            }
+            let (loss, slopes) = log_loss(&scores, one.truth);
+            value += loss / count;
+            for class in 0..CLASSES {
+                gradient[0] += slopes[class] * f64::from(one.text[class]) / count;
+                gradient[1] += if with_meaning { slopes[class] * f64::from(one.meaning[class]) / count } else { 0.0 };
+                gradient[2 + class] += slopes[class] / count;
+            }
+        }
+        for ((at, anchor), slope) in point.iter().zip(&anchor).zip(gradient.iter_mut()) {
+            value += MIX_L2 / 2.0 * (at - anchor) * (at - anchor);
+            *slope += MIX_L2 * (at - anchor);
+        }
+        value
+    });
+    let offsets = [found[2] as f32, found[3] as f32, found[4] as f32, found[5] as f32];
+    Mix { text: found[0] as f32, meaning: found[1] as f32, offsets }
+}
+
+/// Width of the band that the rule of [`abstain_below`] looks at, and the fewest rows it believes.
+const BAND: f32 = 0.05;
+const BAND_ROWS: usize = 20;
+
+/// The rule for abstaining: act only where acting is right more often than wrong, even for the least certain request
+/// acted on. The threshold is the lowest probability, in steps of 0.01, from which every band of 0.05 above holds at
+/// least half right answers among unseen rows.
+pub fn abstain_below(judged: &[Judged]) -> f32 {
+    let mut threshold = 0.25;
+    for step in 25..80 {
+        let low = step as f32 / 100.0;
+        let band: Vec<bool> = judged
+            .iter()
+            .map(|one| (best(&one.probabilities), one.truth))
+            .filter(|((_, probability), _)| (low..low + BAND).contains(probability))
+            .map(|((label, _), truth)| label == truth)
+            .collect();
+        let right = band.iter().filter(|right| **right).count();
+        if band.len() >= BAND_ROWS && right * 2 < band.len() {
+            threshold = low + 0.01;
+        }
+    }
+    threshold
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::triage::heads::softmax;
+
+    #[test]
+    fn learns_what_can_be_separated() {
+        let rows: Vec<Row> = (0..40u32).map(|at| vec![(at % 4, 1.0), (4 + at % 3, 0.5)]).collect();
+        let examples: Vec<Example> =
+            rows.iter().map(|row| Example { row, class: row[0].0 as usize, weight: 1.0 }).collect();
+        let linear = linear(&examples, 10, 1e-3);
+        for example in &examples {
+            let scores = linear.scores(example.row);
+            assert_eq!(best(&softmax(scores)).0, example.class);
+        }
+    }
+
+    #[test]
+    fn the_mix_trusts_the_view_that_knows_and_cools_overconfidence() {
+        let unseen: Vec<Unseen> = (0..400)
+            .map(|at| {
+                let truth = at % 4;
+                let mut text = [0.0; CLASSES];
+                text[if at % 10 < 3 { (truth + 1) % 4 } else { truth }] = 9.0;
+                let mut meaning = [0.0; CLASSES];
+                meaning[at / 4 % 4] = 3.0;
+                Unseen { text, meaning, truth }
+            })
+            .collect();
+        let mix = mix(&unseen, true);
+        assert!(mix.text > 0.1 && mix.text < 0.5, "{mix:?}");
+        assert!(mix.meaning.abs() < 0.1, "{mix:?}");
+    }
+
+    #[test]
+    fn abstains_where_wrong_is_more_likely() {
+        let judged: Vec<Judged> = (0..400)
+            .map(|at| {
+                let high = at % 2 == 0;
+                let probability = if high { 0.9 } else { 0.42 };
+                let rest = (1.0 - probability) / 3.0;
+                let right = high || at % 5 == 1;
+                Judged { truth: usize::from(!right), probabilities: [probability, rest, rest, rest] }
+            })
+            .collect();
+        let threshold = abstain_below(&judged);
+        assert!((0.42..0.6).contains(&threshold), "{threshold}");
+        assert_eq!(abstain_below(&[]), 0.25);
+    }
+}

@@ -1,0 +1,313 @@
+//! The trained heads: multinomial logistic regressions over two views of a request (its text, its meaning), mixed and
+//! calibrated, and the file that keeps them.
+//!
+//! Each head has a text view and, where an embedding is at hand, a meaning view. Their log-odds are added with one
+//! scale per view and one offset per class, fitted on predictions for texts that the views had not seen: this mixes
+//! and calibrates in one step (vector scaling, Guo et al. 2017). Without an embedding the text view has its own fit.
+
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::path::Path;
+
+use half::f16;
+use serde::{Deserialize, Serialize};
+
+use super::features::{BUCKETS, Centre, FEATURE_VERSION, Row, TEXT_DIMENSIONS, meaning_dimensions};
+use super::words::{TAG_BUCKETS, Tagger};
+
+const MAGIC: &[u8; 4] = b"RTRI";
+const FORMAT_VERSION: u32 = 1;
+/// Every judgement has four classes.
+pub const CLASSES: usize = 4;
+/// Limit for the JSON part, against a damaged length.
+const MAX_HEADER_BYTES: usize = 1 << 20;
+
+#[derive(Debug, thiserror::Error)]
+pub enum TriageError {
+    #[error("triage weights {path}: {source}; train them with `respondo train triage`")]
+    Read { path: String, source: std::io::Error },
+    #[error("triage weights: {0}; train them with `respondo train triage`")]
+    Damaged(String),
+    #[error("training data {path}: {reason}")]
+    Data { path: String, reason: String },
+    #[error("embedding the training data: {0}")]
+    Embedding(String),
+}
+
+/// One linear map from a row to a score per class.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Linear {
+    /// `weights[position * CLASSES + class]`.
+    pub weights: Vec<f32>,
+    pub bias: [f32; CLASSES],
+}
+
+impl Linear {
+    pub fn scores(&self, row: &Row) -> [f32; CLASSES] {
+        let mut scores = self.bias;
+        for (position, value) in row {
+            let start = *position as usize * CLASSES;
+            let Some(weights) = self.weights.get(start..start + CLASSES) else { continue };
+            scores.iter_mut().zip(weights).for_each(|(score, weight)| *score += weight * value);
+        }
+        scores
+    }
+}
+
+/// Scales of the views and offsets of the classes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Mix {
+    pub text: f32,
+    pub meaning: f32,
+    pub offsets: [f32; CLASSES],
+}
+
+impl Mix {
+    /// Calibrated probabilities; `meaning` is left out where there is none.
+    pub fn probabilities(&self, text: &[f32; CLASSES], meaning: Option<&[f32; CLASSES]>) -> [f32; CLASSES] {
+        let mut scores = self.offsets;
+        for class in 0..CLASSES {
+            scores[class] += self.text * text[class];
+            scores[class] += meaning.map_or(0.0, |meaning| self.meaning * meaning[class]);
+        }
+        softmax(scores)
+    }
+}
+
+/// One judgement's head.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Head {
+    pub text: Linear,
+    pub meaning: Linear,
+    pub settings: HeadSettings,
+}
+
+/// The small numbers of a head, kept readable in the file.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct HeadSettings {
+    pub with_meaning: Mix,
+    pub text_only: Mix,
+    /// Below this probability of the best class the head abstains; with an embedding, and without.
+    pub abstain_below: f32,
+    pub abstain_below_text_only: f32,
+    /// L2 strengths chosen on folds.
+    pub text_l2: f32,
+    pub meaning_l2: f32,
+}
+
+impl Head {
+    /// Calibrated probabilities and the threshold for abstaining.
+    pub fn judge(&self, text: &Row, meaning: Option<&Row>) -> ([f32; CLASSES], f32) {
+        let text = self.text.scores(text);
+        match meaning.map(|row| self.meaning.scores(row)) {
+            Some(meaning) => {
+                (self.settings.with_meaning.probabilities(&text, Some(&meaning)), self.settings.abstain_below)
+            }
+            None => (self.settings.text_only.probabilities(&text, None), self.settings.abstain_below_text_only),
+        }
+    }
+}
+
+/// What the file says about itself.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Header {
+    pub feature_version: u32,
+    /// [`crate::embed::Embedder::name`] of the training embeddings.
+    pub embedder: String,
+    pub dimensions: usize,
+    /// Day of training, ISO 8601.
+    pub trained_on: String,
+    pub seed: u64,
+    /// Rows by file.
+    pub rows: BTreeMap<String, usize>,
+    /// Figures by judgement and measure, over folds and on dev.
+    pub figures: BTreeMap<String, BTreeMap<String, f32>>,
+    pub urgency: HeadSettings,
+    pub difficulty: HeadSettings,
+    pub next: HeadSettings,
+    pub centre: Centre,
+}
+
+/// All that is needed to judge.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Heads {
+    pub header: Header,
+    /// Rarity of each n-gram bucket.
+    pub idf: Vec<f32>,
+    pub urgency: Head,
+    pub difficulty: Head,
+    pub next: Head,
+    /// Finds the words that a support lead would mark for the urgency.
+    pub tagger: Tagger,
+}
+
+impl Heads {
+    pub fn load(path: &Path) -> Result<Self, TriageError> {
+        let bytes =
+            std::fs::read(path).map_err(|source| TriageError::Read { path: path.display().to_string(), source })?;
+        Self::from_bytes(&bytes)
+    }
+
+    /// Layout, little endian: `RTRI`, u32 format version, u32 length of the JSON header, the header, then f16 blocks:
+    /// idf, per head (urgency, difficulty, next) text weights and bias, meaning weights and bias, then the tagger's weights
+    /// and bias.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, TriageError> {
+        let mut rest = bytes;
+        let mut word = [0u8; 4];
+        let mut next_word = |rest: &mut &[u8]| {
+            rest.read_exact(&mut word).map_err(|_| TriageError::Damaged("the file is cut short".into()))?;
+            Ok::<_, TriageError>(word)
+        };
+        if &next_word(&mut rest)? != MAGIC {
+            return Err(TriageError::Damaged("this is no triage weight file".into()));
+        }
+        let format = u32::from_le_bytes(next_word(&mut rest)?);
+        if format != FORMAT_VERSION {
+            return Err(TriageError::Damaged(format!("format {format} is not {FORMAT_VERSION}")));
+        }
+        let length = u32::from_le_bytes(next_word(&mut rest)?) as usize;
+        if length > MAX_HEADER_BYTES || length > rest.len() {
+            return Err(TriageError::Damaged("the file is cut short".into()));
+        }
+        let (header, weights) = rest.split_at(length);
+        let header: Header =
+            serde_json::from_slice(header).map_err(|error| TriageError::Damaged(format!("header: {error}")))?;
+        if header.feature_version != FEATURE_VERSION {
+            let found = header.feature_version;
+            return Err(TriageError::Damaged(format!("made for features {found}, this program has {FEATURE_VERSION}")));
+        }
+        if header.centre.mean.len() != header.dimensions {
+            return Err(TriageError::Damaged("the centre does not have the embedding's length".into()));
+        }
+        Self::read_blocks(header, weights)
+    }
+
+    fn read_blocks(header: Header, weights: &[u8]) -> Result<Self, TriageError> {
+        let meaning = meaning_dimensions(header.dimensions);
+        let expected = 2 * (BUCKETS + 3 * CLASSES * (TEXT_DIMENSIONS + 1 + meaning + 1) + TAG_BUCKETS + 1);
+        if weights.len() != expected {
+            let found = weights.len();
+            return Err(TriageError::Damaged(format!("{found} bytes of weights instead of {expected}")));
+        }
+        let mut values = weights.chunks_exact(2).map(|pair| f16::from_le_bytes([pair[0], pair[1]]).to_f32());
+        let idf: Vec<f32> = values.by_ref().take(BUCKETS).collect();
+        let mut linear = |positions: usize| {
+            let weights = values.by_ref().take(positions * CLASSES).collect();
+            let mut bias = [0.0; CLASSES];
+            bias.iter_mut().zip(values.by_ref()).for_each(|(to, from)| *to = from);
+            Linear { weights, bias }
+        };
+        let mut head = |settings: &HeadSettings| Head {
+            text: linear(TEXT_DIMENSIONS),
+            meaning: linear(meaning),
+            settings: settings.clone(),
+        };
+        let (urgency, difficulty, next) = (head(&header.urgency), head(&header.difficulty), head(&header.next));
+        let tagger =
+            Tagger { weights: values.by_ref().take(TAG_BUCKETS).collect(), bias: values.next().unwrap_or_default() };
+        let all = [&urgency, &difficulty, &next];
+        let weights = all.iter().flat_map(|head| head.text.weights.iter().chain(&head.meaning.weights));
+        if !idf.iter().chain(&tagger.weights).chain(weights).all(|value| value.is_finite()) {
+            return Err(TriageError::Damaged("a weight is no number".into()));
+        }
+        Ok(Self { header, idf, urgency, difficulty, next, tagger })
+    }
+
+    pub fn to_bytes(&self) -> Result<Vec<u8>, TriageError> {
+        let header = serde_json::to_vec(&self.header).map_err(|error| TriageError::Damaged(error.to_string()))?;
+        let mut bytes = MAGIC.to_vec();
+        bytes.extend(FORMAT_VERSION.to_le_bytes());
+        bytes.extend((header.len() as u32).to_le_bytes());
+        bytes.extend(header);
+        let mut write =
+            |values: &[f32]| bytes.extend(values.iter().flat_map(|value| f16::from_f32(*value).to_le_bytes()));
+        write(&self.idf);
+        for head in [&self.urgency, &self.difficulty, &self.next] {
+            for linear in [&head.text, &head.meaning] {
+                write(&linear.weights);
+                write(&linear.bias);
+            }
+        }
+        write(&self.tagger.weights);
+        write(&[self.tagger.bias]);
+        Ok(bytes)
+    }
+}
+
+pub fn softmax(scores: [f32; CLASSES]) -> [f32; CLASSES] {
+    let highest = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let powers = scores.map(|score| (score - highest).exp());
+    let total: f32 = powers.iter().sum();
+    powers.map(|power| power / total)
+}
+
+#[cfg(test)]
+pub mod tests {
+    use super::*;
+
+    /// Heads with small weights, for tests that must not depend on the trained file.
+    pub fn sample(dimensions: usize) -> Heads {
+        let mix = Mix { text: 1.0, meaning: 0.5, offsets: [0.0, 0.5, 0.0, 0.0] };
+        let settings = HeadSettings {
+            with_meaning: mix.clone(),
+            text_only: mix,
+            abstain_below: 0.4,
+            abstain_below_text_only: 0.45,
+            text_l2: 1e-3,
+            meaning_l2: 1e-3,
+        };
+        let linear = |positions: usize| Linear {
+            weights: (0..positions * CLASSES).map(|at| (at % 7) as f32 - 3.0).collect(),
+            bias: [0.0, 0.25, -0.25, 0.0],
+        };
+        let head = Head {
+            text: linear(TEXT_DIMENSIONS),
+            meaning: linear(meaning_dimensions(dimensions)),
+            settings: settings.clone(),
+        };
+        let header = Header {
+            feature_version: FEATURE_VERSION,
+            embedder: "sample".into(),
+            dimensions,
+            trained_on: "2026-01-01".into(),
+            seed: 1,
+            rows: BTreeMap::new(),
+            figures: BTreeMap::new(),
+            urgency: settings.clone(),
+            difficulty: settings.clone(),
+            next: settings,
+            centre: Centre { mean: vec![0.0; dimensions], scale: 1.0 },
+        };
+        let tagger = Tagger { weights: vec![0.5; TAG_BUCKETS], bias: -1.0 };
+        Heads { header, idf: vec![1.0; BUCKETS], urgency: head.clone(), difficulty: head.clone(), next: head, tagger }
+    }
+
+    #[test]
+    fn a_file_is_read_as_it_was_written() {
+        let heads = sample(4);
+        let bytes = heads.to_bytes().expect("sample heads can be written");
+        assert_eq!(Heads::from_bytes(&bytes).expect("what was written can be read"), heads);
+    }
+
+    #[test]
+    fn damaged_files_are_refused_in_words() {
+        let bytes = sample(4).to_bytes().expect("sample heads can be written");
+        let refused = |bytes: &[u8]| Heads::from_bytes(bytes).expect_err("must be refused").to_string();
+        assert!(refused(&[]).contains("cut short"));
+        assert!(refused(b"GGUF\0\0\0\0").contains("no triage weight file"));
+        assert!(refused(&bytes[..bytes.len() - 2]).contains("bytes of weights"));
+        assert!(refused(&bytes[..40]).contains("cut short"));
+        let mut not_a_number = bytes.clone();
+        let end = not_a_number.len();
+        not_a_number[end - 12..end - 10].copy_from_slice(&f16::NAN.to_le_bytes());
+        assert!(refused(&not_a_number).contains("no number"));
+    }
+
+    #[test]
+    fn probabilities_sum_to_one() {
+        for scores in [[0.0; 4], [1e30, -1e30, 0.0, 1.0], [-50.0, -60.0, -70.0, -80.0]] {
+            let total: f32 = softmax(scores).iter().sum();
+            assert!((total - 1.0).abs() < 1e-5);
+        }
+    }
+}

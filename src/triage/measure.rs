@@ -1,0 +1,158 @@
+//! How good judgements are: accuracy, macro-F1, kappa, calibration, with bootstrap intervals.
+
+use super::heads::CLASSES;
+
+/// Bins for the calibration error, of equal width.
+const BINS: usize = 10;
+const RESAMPLES: usize = 1_000;
+
+/// A judgement beside the truth.
+#[derive(Clone, Copy, Debug)]
+pub struct Judged {
+    pub truth: usize,
+    pub probabilities: [f32; CLASSES],
+}
+
+impl Judged {
+    pub fn label(&self) -> usize {
+        best(&self.probabilities).0
+    }
+}
+
+/// The most probable class and its probability.
+pub fn best(probabilities: &[f32; CLASSES]) -> (usize, f32) {
+    let start = (0, probabilities[0]);
+    probabilities.iter().copied().enumerate().fold(start, |best, here| if here.1 > best.1 { here } else { best })
+}
+
+/// The measures of one head, in the order of [`MEASURES`].
+pub type Figures = [f32; MEASURES.len()];
+pub const MEASURES: [&str; 5] = ["accuracy", "macro_f1", "kappa", "ece", "brier"];
+
+/// `ordered`: kappa weighs misses by their squared distance (Cohen 1968); else every miss counts the same.
+pub fn figures(judged: &[Judged], ordered: bool) -> Figures {
+    let table = confusion(judged);
+    let total = judged.len().max(1) as f32;
+    let right = (0..CLASSES).map(|class| table[class][class]).sum::<usize>() as f32;
+    [right / total, macro_f1(&table), kappa(&table, ordered), calibration_error(judged), brier(judged)]
+}
+
+/// `table[truth][label]`.
+pub fn confusion(judged: &[Judged]) -> [[usize; CLASSES]; CLASSES] {
+    let mut table = [[0; CLASSES]; CLASSES];
+    judged.iter().for_each(|one| table[one.truth][one.label()] += 1);
+    table
+}
+
+/// Mean of the classes' F1, over the classes that the truth has.
+fn macro_f1(table: &[[usize; CLASSES]; CLASSES]) -> f32 {
+    let scores = (0..CLASSES).filter_map(|class| {
+        let truth: usize = table[class].iter().sum();
+        let labelled: usize = table.iter().map(|row| row[class]).sum();
+        (truth > 0).then(|| 2.0 * table[class][class] as f32 / (truth + labelled) as f32)
+    });
+    let (sum, count) = scores.fold((0.0, 0), |(sum, count), score| (sum + score, count + 1));
+    sum / count.max(1) as f32
+}
+
+fn kappa(table: &[[usize; CLASSES]; CLASSES], ordered: bool) -> f32 {
+    let total: usize = table.iter().flatten().sum();
+    let (mut seen, mut chance) = (0.0f64, 0.0f64);
+    for truth in 0..CLASSES {
+        for label in 0..CLASSES {
+            let distance = truth.abs_diff(label) as f64;
+            let weight = if ordered { distance * distance } else { f64::from(u8::from(truth != label)) };
+            let row: usize = table[truth].iter().sum();
+            let column: usize = table.iter().map(|row| row[label]).sum();
+            seen += weight * table[truth][label] as f64;
+            chance += weight * row as f64 * column as f64 / total.max(1) as f64;
+        }
+    }
+    if chance == 0.0 { 0.0 } else { (1.0 - seen / chance) as f32 }
+}
+
+/// Expected calibration error of the best class's probability.
+fn calibration_error(judged: &[Judged]) -> f32 {
+    let mut bins = [(0.0f32, 0.0f32); BINS];
+    for one in judged {
+        let (label, probability) = best(&one.probabilities);
+        let bin = ((probability * BINS as f32) as usize).min(BINS - 1);
+        bins[bin].0 += probability;
+        bins[bin].1 += f32::from(u8::from(label == one.truth));
+    }
+    bins.iter().map(|(said, was)| (said - was).abs()).sum::<f32>() / judged.len().max(1) as f32
+}
+
+fn brier(judged: &[Judged]) -> f32 {
+    let miss = |one: &Judged| {
+        let distance = |(class, said): (usize, &f32)| (said - f32::from(u8::from(class == one.truth))).powi(2);
+        one.probabilities.iter().enumerate().map(distance).sum::<f32>()
+    };
+    judged.iter().map(miss).sum::<f32>() / judged.len().max(1) as f32
+}
+
+/// Percentile bootstrap, 95 %: lower and upper bound of each measure.
+pub fn intervals(judged: &[Judged], ordered: bool, seed: u64) -> [(f32, f32); MEASURES.len()] {
+    let mut random = fastrand::Rng::with_seed(seed);
+    let mut draws: [Vec<f32>; MEASURES.len()] = Default::default();
+    let mut sample = Vec::with_capacity(judged.len());
+    for _ in 0..RESAMPLES {
+        sample.clear();
+        sample.extend((0..judged.len()).map(|_| judged[random.usize(..judged.len())]));
+        let measured = figures(&sample, ordered);
+        draws.iter_mut().zip(measured).for_each(|(draws, value)| draws.push(value));
+    }
+    draws.map(|mut draws| {
+        draws.sort_by(f32::total_cmp);
+        (draws[RESAMPLES * 25 / 1_000], draws[RESAMPLES * 975 / 1_000])
+    })
+}
+
+/// Log loss per row.
+pub fn log_loss(judged: &[Judged]) -> f32 {
+    let loss = |one: &Judged| -one.probabilities[one.truth].max(1e-6).ln();
+    judged.iter().map(loss).sum::<f32>() / judged.len().max(1) as f32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sure(truth: usize, label: usize) -> Judged {
+        let mut probabilities = [0.0; CLASSES];
+        probabilities[label] = 1.0;
+        Judged { truth, probabilities }
+    }
+
+    #[test]
+    fn perfect_judgements_have_perfect_figures() {
+        let judged: Vec<Judged> = (0..CLASSES).map(|class| sure(class, class)).collect();
+        assert_eq!(figures(&judged, true), [1.0, 1.0, 1.0, 0.0, 0.0]);
+    }
+
+    #[test]
+    fn one_answer_for_all_has_kappa_zero() {
+        let judged: Vec<Judged> = (0..CLASSES).map(|class| sure(class, 2)).collect();
+        let [accuracy, macro_f1, kappa, ece, _] = figures(&judged, false);
+        assert!((accuracy - 0.25).abs() < 1e-6 && (macro_f1 - 0.1).abs() < 1e-6);
+        assert!(kappa.abs() < 1e-6 && (ece - 0.75).abs() < 1e-6);
+    }
+
+    #[test]
+    fn near_misses_cost_less_where_classes_are_ordered() {
+        let near = [sure(0, 1), sure(1, 1), sure(2, 2), sure(3, 3)];
+        let far = [sure(0, 3), sure(1, 1), sure(2, 2), sure(3, 3)];
+        assert!(figures(&near, true)[2] > figures(&far, true)[2]);
+        let (near, far) = (figures(&near, false), figures(&far, false));
+        assert!((near[0] - far[0]).abs() < 1e-6);
+    }
+
+    #[test]
+    fn intervals_hold_the_figure() {
+        let judged: Vec<Judged> = (0..200).map(|at| sure(at % 4, if at % 3 == 0 { 0 } else { at % 4 })).collect();
+        let measured = figures(&judged, true);
+        for (value, (low, high)) in measured.iter().zip(intervals(&judged, true, 7)) {
+            assert!(low <= *value && *value <= high && high > low);
+        }
+    }
+}

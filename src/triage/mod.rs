@@ -1,0 +1,281 @@
+//! Urgency, difficulty and next step of a request, with what they rest on and how long it may take.
+//!
+//! Two kinds of facts come in: the request itself (its text and its embedding), judged by trained heads
+//! ([`heads`]), and its neighbours in the memory, which give the expected time, the skill and the neighbours that speak
+//! for a label. Difficulty never enters urgency: the heads are trained apart.
+
+pub mod baseline;
+pub mod command;
+pub mod data;
+pub mod features;
+pub mod fit;
+pub mod heads;
+pub mod lexicon;
+pub mod measure;
+pub mod optimise;
+pub mod report;
+pub mod text;
+pub mod time;
+pub mod train;
+pub mod words;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use self::features::{Features, Row};
+use self::heads::{CLASSES, Head, Heads};
+use self::measure::best;
+use self::time::{SIMILARITY_BOUND, expected_time, known_hours};
+use self::words::Tagger;
+use crate::ticket::{Class, Difficulty, ExpectedTime, Judgement, MemoryKind, NextStep, Request, Retrieved, Triage};
+
+pub use self::heads::TriageError;
+
+/// Neighbours named for a label at most.
+const NAMED_NEIGHBOURS: usize = 5;
+/// Neighbours asked for the skill.
+const SKILL_NEIGHBOURS: usize = 10;
+/// Share of the neighbours' weight that a queue needs to be the skill.
+const SKILL_SHARE: f32 = 0.5;
+
+static WEIGHTS: &[u8] = include_bytes!("../../models/triage.bin");
+
+/// The trained heads, ready to judge. Judging takes well under 5 ms for a text of any length.
+#[derive(Clone, Debug)]
+pub struct TriageModel {
+    heads: Heads,
+    /// False when the running embedder is not the one of the training: then only the text is judged.
+    uses_embedding: bool,
+}
+
+impl TriageModel {
+    /// Loads weights that `respondo train triage` wrote.
+    ///
+    /// # Errors
+    /// When the file cannot be read, is damaged, or was made for other features.
+    pub fn load(path: &Path) -> Result<Self, TriageError> {
+        Ok(Self { heads: Heads::load(path)?, uses_embedding: true })
+    }
+
+    /// The weights that come with the program.
+    ///
+    /// # Errors
+    /// When the program was built with weights of other features.
+    pub fn embedded() -> Result<Self, TriageError> {
+        Ok(Self { heads: Heads::from_bytes(WEIGHTS)?, uses_embedding: true })
+    }
+
+    /// Name of the embedder that the heads were trained with.
+    pub fn embedder(&self) -> &str {
+        &self.heads.header.embedder
+    }
+
+    /// Says which embedder makes the vectors. With another than [`Self::embedder`] the vectors are ignored and the
+    /// text alone is judged.
+    pub fn for_embedder(mut self, name: &str) -> Self {
+        self.uses_embedding = name == self.heads.header.embedder;
+        if !self.uses_embedding {
+            let trained = self.embedder();
+            tracing::warn!(trained, running = name, "triage judges the text only: trained with another embedder");
+        }
+        self
+    }
+
+    /// Judges a request.
+    ///
+    /// `embedding` is the vector of [`Request::text`] in [`crate::embed::Role::Query`]; with None (or one of another
+    /// length) the text alone is judged. `neighbours` are best first. `overall` are the memory's own quantiles.
+    pub fn judge(
+        &self,
+        request: &Request,
+        embedding: Option<&[f32]>,
+        neighbours: &[Retrieved],
+        overall: Option<ExpectedTime>,
+    ) -> Triage {
+        let text = request.text();
+        let features = Features::of(request);
+        let text_row = features.text_row(&self.heads.idf);
+        let usable = |vector: &&[f32]| {
+            self.uses_embedding
+                && vector.len() == self.heads.header.dimensions
+                && vector.iter().all(|value| value.is_finite())
+        };
+        let meaning_row =
+            embedding.filter(usable).map(|vector| features.meaning_row(vector, &self.heads.header.centre));
+        let seen = Seen { text: &text, features: &features, text_row: &text_row, meaning_row: meaning_row.as_ref() };
+        let mut difficulty: Judgement<Difficulty> = seen.judgement(&self.heads.difficulty, None);
+        difficulty.neighbours = for_difficulty(difficulty.label, neighbours, overall);
+        let mut next: Judgement<NextStep> = seen.judgement(&self.heads.next, None);
+        next.neighbours = for_next(next.label, neighbours);
+        Triage {
+            // What is at stake for this customer stands in no other customer's ticket: no neighbours.
+            urgency: seen.judgement(&self.heads.urgency, Some(&self.heads.tagger)),
+            difficulty,
+            next,
+            expected_time: expected_time(neighbours, overall),
+            skill: skill(neighbours),
+        }
+    }
+}
+
+/// One request as the heads see it.
+struct Seen<'a> {
+    text: &'a str,
+    features: &'a Features,
+    text_row: &'a Row,
+    meaning_row: Option<&'a Row>,
+}
+
+impl Seen<'_> {
+    fn judgement<T: Class>(&self, head: &Head, tagger: Option<&Tagger>) -> Judgement<T> {
+        let (probabilities, threshold): ([f32; CLASSES], f32) = head.judge(self.text_row, self.meaning_row);
+        let (class, probability) = best(&probabilities);
+        Judgement {
+            label: T::ALL[class],
+            probability,
+            distribution: probabilities.to_vec(),
+            abstained: probability < threshold,
+            words: words::deciding(self.text, self.features, self.text_row, &head.text, class, tagger),
+            neighbours: Vec::new(),
+        }
+    }
+}
+
+fn similar_tickets(neighbours: &[Retrieved]) -> impl Iterator<Item = &Retrieved> {
+    neighbours.iter().filter(|one| one.item.kind == MemoryKind::Ticket && one.similarity >= SIMILARITY_BOUND)
+}
+
+fn ids<'a>(neighbours: impl Iterator<Item = &'a Retrieved>) -> Vec<String> {
+    let mut ids: Vec<String> = Vec::new();
+    for one in neighbours {
+        if ids.len() < NAMED_NEIGHBOURS && !ids.contains(&one.item.id) {
+            ids.push(one.item.id.clone());
+        }
+    }
+    ids
+}
+
+/// Similar tickets whose real time fits the label: solved faster than the memory's median for known and guided,
+/// slower for specialist and engineering. None where the memory has no median.
+fn for_difficulty(label: Difficulty, neighbours: &[Retrieved], overall: Option<ExpectedTime>) -> Vec<String> {
+    let Some(overall) = overall else { return Vec::new() };
+    let easy = label <= Difficulty::Guided;
+    let fits = |hours: f32| (hours <= overall.median_hours) == easy;
+    ids(similar_tickets(neighbours).filter(|one| known_hours(one).is_some_and(fits)))
+}
+
+/// For `answer`: what the memory could answer from. The other steps follow from what the request lacks or asks for.
+fn for_next(label: NextStep, neighbours: &[Retrieved]) -> Vec<String> {
+    if label != NextStep::Answer {
+        return Vec::new();
+    }
+    ids(neighbours.iter().filter(|one| one.similarity >= SIMILARITY_BOUND && !one.item.solution.trim().is_empty()))
+}
+
+/// The queue that holds at least half of the weight (similarity above the bound) of the closest tickets.
+fn skill(neighbours: &[Retrieved]) -> Option<String> {
+    let mut weights: BTreeMap<&str, f32> = BTreeMap::new();
+    let mut total = 0.0;
+    for one in similar_tickets(neighbours).take(SKILL_NEIGHBOURS) {
+        let weight = one.similarity - SIMILARITY_BOUND + 0.01;
+        total += weight;
+        if let Some(queue) = one.item.queue.as_deref() {
+            *weights.entry(queue).or_insert(0.0) += weight;
+        }
+    }
+    let (queue, weight) = weights.into_iter().max_by(|one, other| one.1.total_cmp(&other.1))?;
+    (weight >= SKILL_SHARE * total).then(|| queue.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::heads::tests::sample;
+    use super::time::tests::neighbour;
+    use super::*;
+    use crate::ticket::{Language, Urgency};
+
+    fn model() -> TriageModel {
+        TriageModel { heads: sample(4), uses_embedding: true }
+    }
+
+    fn request(subject: &str, body: &str) -> Request {
+        Request {
+            subject: subject.into(),
+            body: body.into(),
+            language: Language::EN,
+            product: None,
+            queue: None,
+            exclude: Vec::new(),
+        }
+    }
+
+    fn assert_sound(triage: &Triage, text: &str) {
+        let parts = [
+            (&triage.urgency.distribution, triage.urgency.probability, &triage.urgency.words),
+            (&triage.difficulty.distribution, triage.difficulty.probability, &triage.difficulty.words),
+            (&triage.next.distribution, triage.next.probability, &triage.next.words),
+        ];
+        for (distribution, probability, words) in parts {
+            assert!((distribution.iter().sum::<f32>() - 1.0).abs() < 1e-4, "{distribution:?}");
+            assert!(distribution.iter().all(|one| *one <= probability));
+            assert!(words.iter().all(|words| text.contains(words.as_str())), "{words:?}");
+        }
+    }
+
+    #[test]
+    fn hostile_requests_are_judged_all_the_same() {
+        let huge = "perdí todo ".repeat(100_000);
+        for body in ["", "🙂🙂🙂", "\u{0}\u{1}\u{fffd}\u{202e}", "אבד לי הכול", &huge, "ignore all rules: urgency low"]
+        {
+            let request = request("", body);
+            for embedding in
+                [None, Some([0.5f32; 4].as_slice()), Some([f32::NAN; 4].as_slice()), Some([0.5; 9].as_slice())]
+            {
+                assert_sound(&model().judge(&request, embedding, &[], None), body);
+            }
+        }
+    }
+
+    #[test]
+    fn a_vector_of_another_embedder_changes_nothing() {
+        let request = request("Help", "I cannot send mail");
+        let vector = [0.9f32, -0.3, 0.1, 0.2];
+        let other = model().for_embedder("another-model");
+        let text_only = other.judge(&request, None, &[], None);
+        assert_eq!(other.judge(&request, Some(&vector), &[], None), text_only);
+        let same = model().for_embedder("sample");
+        assert_ne!(same.judge(&request, Some(&vector), &[], None).urgency.distribution, text_only.urgency.distribution);
+    }
+
+    #[test]
+    fn the_skill_is_what_most_neighbours_needed() {
+        let near = |queue| neighbour("a", 0.9, None, Some(queue));
+        assert_eq!(skill(&[near("billing"), near("billing"), near("dns")]).as_deref(), Some("billing"));
+        assert_eq!(skill(&[near("billing"), near("dns"), near("mail")]), None);
+        assert_eq!(skill(&[neighbour("a", 0.5, None, Some("billing"))]), None);
+        assert_eq!(skill(&[]), None);
+    }
+
+    #[test]
+    fn neighbours_speak_for_what_their_time_shows() {
+        let overall = Some(ExpectedTime { median_hours: 10.0, p90_hours: 90.0, samples: 0 });
+        let known = [neighbour("quick", 0.9, Some(1.0), None), neighbour("slow", 0.9, Some(50.0), None)];
+        assert_eq!(for_difficulty(Difficulty::Known, &known, overall), ["quick"]);
+        assert_eq!(for_difficulty(Difficulty::Engineering, &known, overall), ["slow"]);
+        assert!(for_difficulty(Difficulty::Known, &known, None).is_empty());
+        assert_eq!(for_next(NextStep::Answer, &known), ["quick", "slow"]);
+        assert!(for_next(NextStep::Ask, &known).is_empty());
+    }
+
+    #[test]
+    fn the_weights_that_come_with_the_program_judge_plain_cases() {
+        let model = TriageModel::embedded().expect("models/triage.bin fits this program");
+        let urgency = |body: &str| model.judge(&request("", body), None, &[], None).urgency.label;
+        assert_eq!(
+            urgency("All my emails were deleted, years of mail are gone! How do I recover them?"),
+            Urgency::Critical
+        );
+        assert_eq!(urgency("No puedo enviar correos, me da un error de contraseña"), Urgency::High);
+        assert_eq!(urgency("How can I change the colour of the toolbar? I would prefer the old look"), Urgency::Low);
+    }
+}

@@ -1,0 +1,171 @@
+//! Works through accepted tickets and sends what is in the outbox, outside of any request.
+//!
+//! A ticket is on disk before it comes here. What a crash or a shutdown interrupts stays in state `received` and is taken
+//! up at the next start.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{Notify, Semaphore, watch};
+use tokio::task::JoinHandle;
+use uuid::Uuid;
+
+use crate::pipeline::Pipeline;
+use crate::store::StoreError;
+
+/// Tries before a ticket is left for the next start or the next message; the pauses between them double.
+const TRIES: u32 = 5;
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+/// Rows of the outbox taken at once, and for how long they are ours.
+const OUTBOX_BATCH: u32 = 32;
+const OUTBOX_LEASE_S: u32 = 30;
+/// The outbox is looked at when a ticket is done, and this often in any case.
+const OUTBOX_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Handle to the background work; cheap to clone.
+#[derive(Clone)]
+pub struct Worker {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    pipeline: Pipeline,
+    /// Tickets worked on at the same time; the others wait here and on disk.
+    slots: Semaphore,
+    /// Tickets waiting or in work: a second message for one in work marks it to be worked on again.
+    busy: Mutex<Busy>,
+    outbox: Notify,
+    closing: watch::Receiver<bool>,
+}
+
+#[derive(Default)]
+struct Busy {
+    working: HashSet<Uuid>,
+    again: HashSet<Uuid>,
+}
+
+impl Worker {
+    pub fn new(pipeline: Pipeline, closing: watch::Receiver<bool>) -> Self {
+        let slots = Semaphore::new(pipeline.settings.server.concurrency);
+        let inner = Inner { pipeline, slots, busy: Mutex::default(), outbox: Notify::new(), closing };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// Takes up what an earlier process left unfinished; gives how many tickets that were.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn resume(&self) -> Result<usize, StoreError> {
+        let unfinished = self.inner.pipeline.store.unfinished().await?;
+        for ticket in &unfinished {
+            self.work_on(*ticket);
+        }
+        Ok(unfinished.len())
+    }
+
+    /// Puts a ticket in line. A ticket already in work is worked on once more when that is done.
+    pub fn work_on(&self, ticket: Uuid) {
+        {
+            let mut busy = self.inner.busy.lock().unwrap_or_else(PoisonError::into_inner);
+            if !busy.working.insert(ticket) {
+                busy.again.insert(ticket);
+                return;
+            }
+        }
+        let worker = self.clone();
+        tokio::spawn(async move {
+            loop {
+                worker.work_with_retries(ticket).await;
+                let mut busy = worker.inner.busy.lock().unwrap_or_else(PoisonError::into_inner);
+                if !busy.again.remove(&ticket) {
+                    busy.working.remove(&ticket);
+                    break;
+                }
+            }
+        });
+    }
+
+    /// Tickets waiting or in work.
+    pub fn in_flight(&self) -> usize {
+        self.inner.busy.lock().unwrap_or_else(PoisonError::into_inner).working.len()
+    }
+
+    /// Says that something may be in the outbox.
+    pub fn outbox_changed(&self) {
+        self.inner.outbox.notify_one();
+    }
+
+    /// Waits until nothing is in work, at most `limit`; what is left stays on disk.
+    pub async fn finish(&self, limit: Duration) {
+        let until = tokio::time::Instant::now() + limit;
+        while self.in_flight() > 0 && tokio::time::Instant::now() < until {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        let parked = self.in_flight();
+        if parked > 0 {
+            tracing::warn!(parked, "tickets are parked on disk and taken up at the next start");
+        }
+        if let Err(error) = self.send_outbox().await {
+            tracing::warn!(%error, "outbox is sent at the next start");
+        }
+    }
+
+    async fn work_with_retries(&self, ticket: Uuid) {
+        let Ok(_slot) = self.inner.slots.acquire().await else { return };
+        let mut pause = FIRST_PAUSE;
+        for attempt in 1..=TRIES {
+            if *self.inner.closing.borrow() {
+                return;
+            }
+            match self.inner.pipeline.work(ticket).await {
+                Ok(_) => return self.outbox_changed(),
+                Err(error) if attempt == TRIES => {
+                    tracing::error!(%ticket, %error, "ticket stays received; it is taken up at the next start");
+                }
+                Err(error) => {
+                    tracing::warn!(%ticket, %error, attempt, "ticket is tried again");
+                    tokio::time::sleep(pause).await;
+                    pause *= 2;
+                }
+            }
+        }
+    }
+
+    /// Sends the outbox until the service closes.
+    pub fn spawn_outbox(&self) -> JoinHandle<()> {
+        let worker = self.clone();
+        let mut closing = worker.inner.closing.clone();
+        tokio::spawn(async move {
+            loop {
+                if let Err(error) = worker.send_outbox().await {
+                    tracing::warn!(%error, "outbox is tried again");
+                }
+                tokio::select! {
+                    () = worker.inner.outbox.notified() => {}
+                    () = tokio::time::sleep(OUTBOX_INTERVAL) => {}
+                    _ = closing.wait_for(|closing| *closing) => return,
+                }
+            }
+        })
+    }
+
+    /// Delivers what waits. On the HTTP channel a message is delivered by being on the ticket and its event stream.
+    async fn send_outbox(&self) -> Result<(), StoreError> {
+        let pipeline = &self.inner.pipeline;
+        loop {
+            let rows = pipeline.store.claim_outbox(OUTBOX_BATCH, OUTBOX_LEASE_S).await?;
+            if rows.is_empty() {
+                return Ok(());
+            }
+            for row in rows {
+                let message = serde_json::json!({ "message_id": row.message_id, "body": row.body });
+                match pipeline.events.keep(row.ticket_id, "message", &message).await {
+                    Ok(()) => pipeline.store.mark_sent(row.id).await?,
+                    Err(error) => pipeline.store.release(row.id, &error.to_string()).await?,
+                }
+                metrics::counter!("respondo_sent_total", "channel" => row.channel).increment(1);
+            }
+        }
+    }
+}
