@@ -240,11 +240,12 @@ fn open_or_reset(folder: &Path, model: &str, dimensions: usize) -> Result<(Arc<d
     use crate::retrieve::edge::EdgeStore;
     match EdgeStore::open(folder, model, dimensions) {
         Ok(store) => Ok((Arc::new(store), false)),
-        Err(error @ RetrieveError::Locked { .. }) => Err(error),
-        Err(error) => {
+        // Only what the engine calls beyond repair; a full disk or a missing permission is not mended by starting anew.
+        Err(error @ RetrieveError::Rebuild { .. }) => {
             tracing::warn!(%error, "search index is started anew");
             Ok((Arc::new(EdgeStore::reset(folder, model, dimensions)?), true))
         }
+        Err(error) => Err(error),
     }
 }
 

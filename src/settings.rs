@@ -136,12 +136,12 @@ impl Settings {
         }
         let user_file = file.unwrap_or(Path::new(USER_FILE));
         let environment = Env::prefixed("RESPONDO_").filter(|key| key.as_str().contains("__")).split("__");
-        let settings: Self = Figment::new()
-            .merge(Toml::string(DEFAULTS))
-            .merge(Toml::file_exact(user_file))
-            .merge(environment)
-            .extract()
-            .map_err(|error| SettingsError::Unreadable(Box::new(error)))?;
+        let mut sources = Figment::new().merge(Toml::string(DEFAULTS));
+        if user_file.is_file() {
+            sources = sources.merge(Toml::file_exact(user_file));
+        }
+        let settings: Self =
+            sources.merge(environment).extract().map_err(|error| SettingsError::Unreadable(Box::new(error)))?;
         settings.validate()?;
         Ok(settings)
     }

@@ -308,6 +308,8 @@ pub enum Rule {
     /// Puts the fault on the customer.
     Blame,
     SecondQuestion,
+    /// Breaks off: what it points to is not said.
+    Incomplete,
     Echo,
     TooLong,
     Empty,

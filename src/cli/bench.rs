@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use clap::{Args, Subcommand};
 use indicatif::ProgressBar;
 
@@ -10,12 +10,19 @@ use super::ingest;
 use super::serve::Service;
 use crate::app::{App, Need};
 use crate::bench::requests::{self, HealthProbe};
+use crate::retrieve::bench::{self, Speed};
 use crate::settings::Settings;
+
+/// A large desk's memory, and enough searches for a stable 95 % quantile.
+const SPEED_POINTS: usize = 16_000;
+const SPEED_SEARCHES: usize = 300;
 
 #[derive(Debug, Subcommand)]
 pub enum BenchCommand {
     /// Real requests through the whole pipeline, against the memory in the data folder.
     Requests(RequestsArgs),
+    /// Ranking quality on public question sets, and the time of a search.
+    Retrieval(RetrievalArgs),
 }
 
 #[derive(Debug, Args)]
@@ -34,10 +41,61 @@ pub struct RequestsArgs {
     out: PathBuf,
 }
 
+#[derive(Debug, Args)]
+pub struct RetrievalArgs {
+    /// Folder of the question sets.
+    #[arg(long, default_value = "../shared/data")]
+    data: PathBuf,
+    /// Requests of each language asked of the help articles; the same ones every time.
+    #[arg(long, default_value_t = 120)]
+    sample: usize,
+    /// Where the report goes.
+    #[arg(long, default_value = "docs/retrieval-report.md")]
+    out: PathBuf,
+}
+
 pub async fn run(settings: Settings, command: BenchCommand) -> Result<()> {
     match command {
         BenchCommand::Requests(args) => run_requests(settings, args).await,
+        BenchCommand::Retrieval(args) => tokio::task::spawn_blocking(move || run_retrieval(&settings, &args)).await?,
     }
+}
+
+fn run_retrieval(settings: &Settings, args: &RetrievalArgs) -> Result<()> {
+    let mut embedder = crate::app::load_embedder(settings)?;
+    let bar = ProgressBar::new_spinner();
+    let mut report = bench::evaluate(&args.data, embedder.as_mut(), Some(args.sample), &mut |news| {
+        bar.set_message(news.to_owned());
+        bar.tick();
+    })?;
+    bar.set_message("timing searches");
+    bar.tick();
+    report.speed = Some(measure_speed(embedder.dimensions())?);
+    bar.finish_and_clear();
+    let command = format!("respondo bench retrieval --data {} --sample {}", args.data.display(), args.sample);
+    std::fs::write(&args.out, report.to_markdown(&command))
+        .with_context(|| format!("cannot write {}; choose another file with --out", args.out.display()))?;
+    println!("{}", args.out.display());
+    Ok(())
+}
+
+/// Times searches of the embedded engine in a folder of their own, which is removed afterwards.
+#[cfg(feature = "edge")]
+fn measure_speed(dimensions: usize) -> Result<Speed> {
+    let folder = std::env::temp_dir().join(format!("respondo-bench-{}", uuid::Uuid::now_v7()));
+    let measured = crate::retrieve::edge::EdgeStore::open(&folder, "made up", dimensions)
+        .and_then(|store| bench::measure_speed(&store, dimensions, SPEED_POINTS, SPEED_SEARCHES));
+    let removed = std::fs::remove_dir_all(&folder);
+    let speed = measured?;
+    removed.with_context(|| format!("cannot remove {}; remove it by hand", folder.display()))?;
+    Ok(speed)
+}
+
+/// Without the embedded engine the index in memory is what a desk searches.
+#[cfg(not(feature = "edge"))]
+fn measure_speed(dimensions: usize) -> Result<Speed> {
+    let store = crate::retrieve::memory::MemoryStore::new(dimensions);
+    Ok(bench::measure_speed(&store, dimensions, SPEED_POINTS, SPEED_SEARCHES)?)
 }
 
 async fn run_requests(mut settings: Settings, args: RequestsArgs) -> Result<()> {

@@ -117,7 +117,9 @@ fn runtime() -> Result<tokio::runtime::Runtime> {
 
 /// Logs go to standard error: warnings for commands, more for the service; `RESPONDO_LOG` says otherwise.
 fn start_log(command: &Command) {
-    let default = if matches!(command, Command::Serve(_)) { "info" } else { "warn" };
+    let level = if matches!(command, Command::Serve(_)) { "info" } else { "warn" };
+    // The embedded engine warns that its server's start-up did not run; it is right, and its defaults are what we want.
+    let default = format!("{level},qdrant_edge::common::flags=error,qdrant_edge::common::mmap=error");
     let filter = tracing_subscriber::EnvFilter::try_from_env("RESPONDO_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(default));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();

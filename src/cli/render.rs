@@ -1,7 +1,5 @@
 //! How an answer looks in a terminal and in a pipe.
 
-use std::fmt::Write;
-
 use crate::pipeline::Answer;
 use crate::ticket::{Class, Draft, DraftKind, Judgement, Retrieved, Timings, Triage};
 
@@ -140,9 +138,8 @@ pub fn timings(timings: &Timings, style: Style) -> String {
     out
 }
 
-/// Writing into a string cannot fail.
 fn push(out: &mut String, text: std::fmt::Arguments<'_>) {
-    drop(out.write_fmt(text));
+    out.push_str(&text.to_string());
 }
 
 /// First [`LINE`] characters, on one line.

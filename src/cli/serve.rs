@@ -94,7 +94,7 @@ impl Service {
     /// # Errors
     /// None at present; the same kind of ending as [`Service::until_stopped`].
     pub async fn close(self) -> Result<()> {
-        drop(self.closing.send(true));
+        self.closing.send_replace(true);
         self.app.close().await;
         Ok(())
     }
@@ -118,8 +118,7 @@ impl Service {
         let stopped = async move {
             stop_signal().await;
             eprintln!("stopping; a second signal stops at once");
-            // Nobody listening any more is what is wanted.
-            drop(closing.send(true));
+            closing.send_replace(true);
         };
         axum::serve(self.listener, http::router(self.state)).with_graceful_shutdown(stopped).await?;
         tokio::select! {

@@ -36,6 +36,9 @@ pub struct QueuePolicy {
     pub min_support: f32,
     /// Least similarity for anything to be drafted from the evidence at all.
     pub min_similarity_to_draft: f32,
+    /// Least calibrated probability of "not a request" for a message to be set aside without a reply. Of ten such messages
+    /// the triage finds two, and it errs: be strict.
+    pub min_reject_probability: f32,
     /// Requests of critical urgency are never answered without a person.
     pub hold_critical: bool,
     /// Questions back may go out by themselves.
@@ -52,6 +55,7 @@ impl Default for QueuePolicy {
             min_similarity: 0.86,
             min_support: 0.6,
             min_similarity_to_draft: 0.78,
+            min_reject_probability: 0.7,
             hold_critical: true,
             send_questions: false,
             send_acknowledgements: true,
@@ -108,7 +112,7 @@ pub fn plan(triage: &Triage, retrieved: &[Retrieved], policy: &QueuePolicy) -> P
     }
     let kind = match next.label {
         // Dropping a customer's message takes more than a guess.
-        NextStep::Reject if !next.abstained => {
+        NextStep::Reject if !next.abstained && reaches(next.probability, policy.min_reject_probability) => {
             reasons.push(format!("it does not look like a support request ({sure} sure)"));
             return Plan { draft: false, kind: PlanKind::Discard, reasons };
         }

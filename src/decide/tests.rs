@@ -113,6 +113,8 @@ fn a_guess_never_discards() {
     triage.next.abstained = true;
     assert_ne!(plan(&triage, &[], &sending()).kind, PlanKind::Discard);
     triage.next.abstained = false;
+    assert_ne!(plan(&triage, &[], &sending()).kind, PlanKind::Discard, "less probable than the policy demands");
+    triage.next.probability = 0.9;
     assert_eq!(plan(&triage, &[], &sending()).kind, PlanKind::Discard);
 }
 

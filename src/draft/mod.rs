@@ -186,7 +186,7 @@ impl Drafter {
 fn extract(selection: &Selection, request: &Request) -> Option<Draft> {
     let draft = extractive::draft(selection, request)?;
     let verdict = check(&draft.text, selection, request, &draft.language);
-    verdict.passed.then(|| Draft {
+    verdict.passed.then_some(Draft {
         text: verdict.text,
         sentences: verdict.sentences,
         findings: verdict.findings,

@@ -421,7 +421,7 @@ pub mod tests {
         let error = parse(b"GGUF....".to_vec()).err().expect("wrong magic").to_string();
         assert!(error.contains("no e5 container"), "{error}");
         let container = parse(tiny_container()).expect("tiny container");
-        let error = container.tensor("l9.q.w", 4).err().expect("no such tensor").to_string();
+        let error = container.tensor("l9.q.w", 4).expect_err("no such tensor").to_string();
         assert!(error.contains("l9.q.w"), "{error}");
         let error = Container::open(Path::new("/nonexistent/e5.bin")).err().expect("no file").to_string();
         assert!(error.contains("respondo models pull"), "{error}");

@@ -1,4 +1,4 @@
-//! multilingual-e5-small with 4-bit weights, run by [`super::bert`].
+//! multilingual-e5-small with 4-bit weights, run by our own forward pass (`bert.rs`).
 
 use std::path::Path;
 
@@ -28,6 +28,7 @@ pub struct E5Embedder {
     model: PackedBert,
     prefixes: Prefixes,
     max_tokens: usize,
+    tokens_read: u64,
 }
 
 impl E5Embedder {
@@ -40,7 +41,7 @@ impl E5Embedder {
         let model = PackedBert::load(Container::open(container)?)?;
         let tokenizer = load_tokenizer(tokenizer)?;
         let max_tokens = max_tokens.clamp(LEAST_MAX_TOKENS, model.shape().positions.max(LEAST_MAX_TOKENS));
-        Ok(Self { tokenizer, model, prefixes: Prefixes::e5(), max_tokens })
+        Ok(Self { tokenizer, model, prefixes: Prefixes::e5(), max_tokens, tokens_read: 0 })
     }
 
     /// Tokens that embedding this text reads: prefix, start and end included, and never more than the cap.
@@ -75,6 +76,7 @@ impl Embedder for E5Embedder {
 
     fn embed(&mut self, texts: &[&str], role: Role) -> Result<Vec<Vec<f32>>, EmbedError> {
         let tokens = self.tokenise(texts, role)?;
+        self.tokens_read += tokens.iter().map(|ids| ids.len() as u64).sum::<u64>();
         let mut vectors = vec![Vec::new(); texts.len()];
         for pass in passes(&tokens) {
             let sequences: Vec<&[u32]> = pass.iter().map(|&index| tokens[index].as_slice()).collect();
@@ -85,6 +87,10 @@ impl Embedder for E5Embedder {
             }
         }
         Ok(vectors)
+    }
+
+    fn tokens_read(&self) -> u64 {
+        self.tokens_read
     }
 }
 

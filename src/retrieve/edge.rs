@@ -8,6 +8,7 @@
 //! What is durable is the state at the last [`VectorStore::checkpoint`]: the engine does not replay its write-ahead log
 //! at load. The index is a projection of the ticket store, so whatever is later is indexed again from there.
 
+use std::collections::HashSet;
 use std::fs::{self, File, TryLockError};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -16,13 +17,16 @@ use std::sync::{Mutex, PoisonError, RwLock};
 use qdrant_edge::external::serde_json::{Value, json};
 use qdrant_edge::{
     Condition, CountRequest, CreateIndex, Distance, EdgeConfig, EdgeOptimizersConfig, EdgeShard,
-    EdgeSparseVectorParams, EdgeVectorParams, FieldCondition, FieldIndexOperations, Filter as EngineFilter, JsonPath,
-    Match, Modifier, NamedQuery, NamedVectors, OperationResult, PayloadFieldSchema, PayloadSchemaType, PointId,
-    PointInsertOperations, PointOperations, PointStruct, QueryEnum, ScoredPoint, SearchRequest, SparseVector,
-    UpdateOperation, Vector, VectorInternal, Vectors, WithPayloadInterface,
+    EdgeSparseVectorParams, EdgeVectorParams, FieldCondition, FieldIndexOperations, Filter as EngineFilter,
+    HasIdCondition, JsonPath, Match, Modifier, NamedQuery, NamedVectors, OperationResult, Payload, PayloadFieldSchema,
+    PayloadSchemaType, PointId, PointInsertOperations, PointOperations, PointStruct, QueryEnum, Record, ScoredPoint,
+    ScrollRequest, SearchRequest, SparseVector, UpdateOperation, Vector, VectorInternal, VectorStructInternal, Vectors,
+    WithPayloadInterface, WithVector,
 };
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
+use super::background::{Background, Centroids, SAMPLE};
 use super::bm25::{self, SparseTerms};
 use super::{Filter, Hit, Legs, MemoryPoint, RetrieveError, SearchQuery, VectorStore, check_vector};
 use crate::ticket::MemoryKind;
@@ -59,6 +63,8 @@ pub struct EdgeStore {
     shard: RwLock<Option<EdgeShard>>,
     /// One writer at a time: the engine's flush panics when it races an update.
     writer: Mutex<()>,
+    /// As of the last checkpoint, so that a crash changes no ranking; replaced whole, read by searches.
+    centroids: RwLock<Centroids>,
     /// Keeps other processes out; released by the operating system when we die.
     _lock: File,
 }
@@ -85,13 +91,16 @@ impl EdgeStore {
             }
             (Some(_), true) => load(folder, dimensions)?,
         };
-        Ok(Self {
+        let store = Self {
             folder: folder.to_owned(),
             stamp,
             shard: RwLock::new(Some(shard)),
             writer: Mutex::new(()),
+            centroids: RwLock::default(),
             _lock: lock,
-        })
+        };
+        store.measure_centroids()?;
+        Ok(store)
     }
 
     /// Moves what is in `folder` to `points.old` beside it (replacing an older one) and opens an empty index.
@@ -155,17 +164,24 @@ impl VectorStore for EdgeStore {
             return Ok(Legs::default());
         }
         let terms = bm25::query_terms(&query.text, &query.language);
-        let mut legs = Legs::default();
-        if !terms.is_empty() {
-            legs.lexical = self.leg(BM25, VectorInternal::Sparse(sparse(terms)), query)?;
+        let words = (!terms.is_empty()).then(|| VectorInternal::Sparse(sparse(terms)));
+        let mut meaning = None;
+        if !query.vector.is_empty() {
+            check_vector(&query.vector, self.stamp.dimensions)?;
+            meaning = Some(VectorInternal::Dense(query.vector.clone()));
         }
-        if query.vector.is_empty() {
-            return Ok(legs);
+        let asked = [(PROBLEM, meaning.clone()), (SOLUTION, meaning), (BM25, words)];
+        let mut legs: [Vec<Hit>; 3] = Default::default();
+        for (leg, (name, vector)) in legs.iter_mut().zip(&asked) {
+            *leg = self.of_each_language(name, vector.as_ref(), query)?;
         }
-        check_vector(&query.vector, self.stamp.dimensions)?;
-        legs.problem = self.leg(PROBLEM, VectorInternal::Dense(query.vector.clone()), query)?;
-        legs.solution = self.leg(SOLUTION, VectorInternal::Dense(query.vector.clone()), query)?;
-        Ok(legs)
+        let found: HashSet<Uuid> = legs.iter().flatten().map(|hit| hit.point).collect();
+        for (leg, (name, vector)) in legs.iter_mut().zip(&asked) {
+            self.complete(leg, name, vector.as_ref(), &found)?;
+            leg.sort_by(|a, b| b.score.total_cmp(&a.score).then_with(|| a.point.cmp(&b.point)));
+        }
+        let [problem, solution, lexical] = legs;
+        Ok(Legs { problem, solution, lexical, background: self.background(&query.vector) })
     }
 
     fn count(&self) -> Result<u64, RetrieveError> {
@@ -178,7 +194,8 @@ impl VectorStore for EdgeStore {
         self.with_shard(|shard| {
             shard.flush();
             Ok(())
-        })
+        })?;
+        self.measure_centroids()
     }
 
     fn clear(&self) -> Result<(), RetrieveError> {
@@ -189,26 +206,92 @@ impl VectorStore for EdgeStore {
         move_away(&self.folder).map_err(|error| index_error(&self.folder, error))?;
         let _ = fs::remove_dir_all(old_path(&self.folder));
         *shard = Some(create(&self.folder, &self.stamp)?);
+        *self.centroids.write().unwrap_or_else(PoisonError::into_inner) = Centroids::default();
         Ok(())
     }
 }
 
 impl EdgeStore {
-    fn leg(&self, name: &str, vector: VectorInternal, query: &SearchQuery) -> Result<Vec<Hit>, RetrieveError> {
+    /// The best hits in the request's language and in all others, searched apart: in a memory of two languages one search
+    /// would hardly reach the other one, since texts of a language are close to each other whatever they say.
+    fn of_each_language(
+        &self,
+        name: &str,
+        vector: Option<&VectorInternal>,
+        query: &SearchQuery,
+    ) -> Result<Vec<Hit>, RetrieveError> {
+        let Some(vector) = vector else { return Ok(Vec::new()) };
+        let language = any_of(LANGUAGE, vec![query.language.clone()]);
+        let mut own = engine_filter(&query.filter);
+        own.must.get_or_insert_default().push(language.clone());
+        let mut others = engine_filter(&query.filter);
+        others.must_not.get_or_insert_default().push(language);
+        let mut hits = self.leg(name, vector.clone(), own, query.limit)?;
+        hits.append(&mut self.leg(name, vector.clone(), others, query.limit)?);
+        Ok(hits)
+    }
+
+    /// Scores the points that only other legs found.
+    fn complete(
+        &self,
+        leg: &mut Vec<Hit>,
+        name: &str,
+        vector: Option<&VectorInternal>,
+        found: &HashSet<Uuid>,
+    ) -> Result<(), RetrieveError> {
+        let Some(vector) = vector else { return Ok(()) };
+        let scored: HashSet<Uuid> = leg.iter().map(|hit| hit.point).collect();
+        let missing: HasIdCondition = found.difference(&scored).map(|id| PointId::Uuid(*id)).collect();
+        let count = found.len().saturating_sub(scored.len());
+        if count > 0 {
+            let filter = EngineFilter::new_must(Condition::HasId(missing));
+            leg.append(&mut self.leg(name, vector.clone(), filter, count)?);
+        }
+        Ok(())
+    }
+
+    fn leg(
+        &self,
+        name: &str,
+        vector: VectorInternal,
+        filter: EngineFilter,
+        limit: usize,
+    ) -> Result<Vec<Hit>, RetrieveError> {
         let request = SearchRequest {
             query: QueryEnum::Nearest(NamedQuery { query: vector, using: Some(name.into()) }),
-            filter: engine_filter(&query.filter),
+            filter: Some(filter),
             params: None,
-            limit: query.limit,
+            limit,
             offset: 0,
             with_payload: Some(WithPayloadInterface::Bool(true)),
             with_vector: None,
             score_threshold: None,
         };
         let points = self.with_shard(|shard| shard.search(request))?;
-        let mut hits: Vec<Hit> = points.into_iter().filter_map(hit).collect();
-        hits.sort_by(|a, b| b.score.total_cmp(&a.score).then_with(|| a.point.cmp(&b.point)));
-        Ok(hits)
+        Ok(points.into_iter().filter_map(hit).collect())
+    }
+
+    fn background(&self, vector: &[f32]) -> Vec<Background> {
+        if vector.is_empty() {
+            return Vec::new();
+        }
+        self.centroids.read().unwrap_or_else(PoisonError::into_inner).background(vector)
+    }
+
+    fn measure_centroids(&self) -> Result<(), RetrieveError> {
+        let sample = ScrollRequest {
+            limit: Some(SAMPLE),
+            with_payload: Some(WithPayloadInterface::Bool(true)),
+            with_vector: WithVector::Selector(vec![PROBLEM.into(), SOLUTION.into()]),
+            ..ScrollRequest::default()
+        };
+        let (records, _) = self.with_shard(|shard| shard.scroll(sample))?;
+        let mut centroids = Centroids::default();
+        for record in &records {
+            add_to(&mut centroids, record);
+        }
+        *self.centroids.write().unwrap_or_else(PoisonError::into_inner) = centroids;
+        Ok(())
     }
 }
 
@@ -279,7 +362,11 @@ fn write_stamp(folder: &Path, stamp: &Stamp) -> std::io::Result<()> {
 fn load(folder: &Path, dimensions: usize) -> Result<EdgeShard, RetrieveError> {
     let points = points_path(folder);
     // Without this check the engine makes an empty shard in place of lost segments, and nothing would be found.
-    let segments = fs::read_dir(points.join("segments")).map(|entries| entries.flatten().count()).unwrap_or(0);
+    let segments = match fs::read_dir(points.join("segments")) {
+        Ok(entries) => entries.flatten().count(),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => 0,
+        Err(error) => return Err(index_error(folder, error)),
+    };
     if segments == 0 {
         return Err(rebuild(folder, "its segments are gone"));
     }
@@ -375,7 +462,7 @@ fn sparse(terms: SparseTerms) -> SparseVector {
     SparseVector { indices: terms.indices, values: terms.values }
 }
 
-fn engine_filter(filter: &Filter) -> Option<EngineFilter> {
+fn engine_filter(filter: &Filter) -> EngineFilter {
     let mut must = Vec::new();
     if let Some(product) = &filter.product {
         must.push(any_of(PRODUCT, vec![product.clone()]));
@@ -388,8 +475,7 @@ fn engine_filter(filter: &Filter) -> Option<EngineFilter> {
     }
     let must_not = if filter.exclude.is_empty() { vec![] } else { vec![any_of(MEMORY_ID, filter.exclude.clone())] };
     let some = |conditions: Vec<Condition>| Some(conditions).filter(|conditions| !conditions.is_empty());
-    let filter = EngineFilter { must: some(must), must_not: some(must_not), ..EngineFilter::new() };
-    (filter != EngineFilter::new()).then_some(filter)
+    EngineFilter { must: some(must), must_not: some(must_not), ..EngineFilter::new() }
 }
 
 fn any_of(key: &str, values: Vec<String>) -> Condition {
@@ -399,14 +485,34 @@ fn any_of(key: &str, values: Vec<String>) -> Condition {
 /// None for a point whose payload is not ours; it cannot be looked up.
 fn hit(point: ScoredPoint) -> Option<Hit> {
     let PointId::Uuid(id) = point.id else { return None };
-    let payload = point.payload?.0;
-    let text = |key: &str| payload.get(key).and_then(Value::as_str);
+    let payload = point.payload?;
     Some(Hit {
         point: id,
-        memory_id: text(MEMORY_ID)?.to_owned(),
-        passage: payload.get(PASSAGE).and_then(Value::as_u64)? as usize,
-        kind: if text(KIND)? == MemoryKind::Article.name() { MemoryKind::Article } else { MemoryKind::Ticket },
-        language: text(LANGUAGE)?.to_owned(),
+        memory_id: text(&payload, MEMORY_ID)?.to_owned(),
+        passage: payload.0.get(PASSAGE).and_then(Value::as_u64)? as usize,
+        kind: kind(&payload)?,
+        language: text(&payload, LANGUAGE)?.to_owned(),
         score: point.score,
     })
+}
+
+fn add_to(centroids: &mut Centroids, record: &Record) -> Option<()> {
+    let payload = record.payload.as_ref()?;
+    let Some(VectorStructInternal::Named(vectors)) = &record.vector else { return None };
+    let (Some(VectorInternal::Dense(problem)), Some(VectorInternal::Dense(solution))) =
+        (vectors.get(PROBLEM), vectors.get(SOLUTION))
+    else {
+        return None;
+    };
+    centroids.add(kind(payload)?, text(payload, LANGUAGE)?, problem, solution);
+    Some(())
+}
+
+fn kind(payload: &Payload) -> Option<MemoryKind> {
+    let name = text(payload, KIND)?;
+    Some(if name == MemoryKind::Article.name() { MemoryKind::Article } else { MemoryKind::Ticket })
+}
+
+fn text<'a>(payload: &'a Payload, key: &str) -> Option<&'a str> {
+    payload.0.get(key).and_then(Value::as_str)
 }

@@ -1,10 +1,11 @@
 //! An exact vector store in memory: for tests, for small desks and for builds without the embedded engine.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::{OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use uuid::Uuid;
 
+use super::background::{Centroids, SAMPLE};
 use super::bm25::{self, SparseTerms};
 use super::{Filter, Hit, Legs, MemoryPoint, RetrieveError, SearchQuery, VectorStore, check_vector};
 
@@ -22,6 +23,8 @@ struct Points {
     containing: HashMap<u32, usize>,
     /// Points with at least one term: the total of the inverse document frequency.
     with_terms: usize,
+    /// Made by the first search after a change.
+    centroids: OnceLock<Centroids>,
 }
 
 struct Stored {
@@ -74,15 +77,24 @@ impl VectorStore for MemoryStore {
         let stored = self.read();
         let wanted = Wanted::new(&query.filter);
         let candidates: Vec<&Stored> = stored.by_id.values().filter(|s| wanted.takes(&s.point)).collect();
-
-        let mut legs = Legs { lexical: stored.lexical(query, &candidates), ..Legs::default() };
+        let lexical = stored.lexical(query, &candidates);
         if query.vector.is_empty() {
-            return Ok(legs);
+            let found = best_of_each_language(&candidates, &[&lexical], query);
+            return Ok(Legs { lexical: hits(&candidates, &lexical, &found), ..Legs::default() });
         }
         check_vector(&query.vector, self.dimensions)?;
-        legs.problem = best(&candidates, query.limit, |s| Some(cosine(&query.vector, &s.point.problem)));
-        legs.solution = best(&candidates, query.limit, |s| Some(cosine(&query.vector, &s.point.solution)));
-        Ok(legs)
+        let cosines = |of: fn(&MemoryPoint) -> &[f32]| -> Vec<Option<f32>> {
+            candidates.iter().map(|stored| Some(cosine(&query.vector, of(&stored.point)))).collect()
+        };
+        let problem = cosines(|point| &point.problem);
+        let solution = cosines(|point| &point.solution);
+        let found = best_of_each_language(&candidates, &[&lexical, &problem, &solution], query);
+        Ok(Legs {
+            problem: hits(&candidates, &problem, &found),
+            solution: hits(&candidates, &solution, &found),
+            lexical: hits(&candidates, &lexical, &found),
+            background: stored.centroids().background(&query.vector),
+        })
     }
 
     fn count(&self) -> Result<u64, RetrieveError> {
@@ -100,7 +112,18 @@ impl VectorStore for MemoryStore {
 }
 
 impl Points {
+    fn centroids(&self) -> &Centroids {
+        self.centroids.get_or_init(|| {
+            let mut centroids = Centroids::default();
+            for Stored { point, .. } in self.by_id.values().take(SAMPLE) {
+                centroids.add(point.kind, &point.language, &point.problem, &point.solution);
+            }
+            centroids
+        })
+    }
+
     fn insert(&mut self, point: MemoryPoint) {
+        self.centroids.take();
         let text = format!("{}\n{}", point.problem_text, point.solution_text);
         let terms = bm25::document_terms(&text, &point.language);
         self.with_terms += usize::from(!terms.is_empty());
@@ -112,6 +135,7 @@ impl Points {
 
     fn remove(&mut self, id: Uuid) {
         let Some(old) = self.by_id.remove(&id) else { return };
+        self.centroids.take();
         self.with_terms -= usize::from(!old.terms.is_empty());
         for term in &old.terms.indices {
             if let Some(count) = self.containing.get_mut(term) {
@@ -120,7 +144,8 @@ impl Points {
         }
     }
 
-    fn lexical(&self, query: &SearchQuery, candidates: &[&Stored]) -> Vec<Hit> {
+    /// BM25 of each candidate; None without a word in common.
+    fn lexical(&self, query: &SearchQuery, candidates: &[&Stored]) -> Vec<Option<f32>> {
         let terms = bm25::query_terms(&query.text, &query.language);
         let weights: HashMap<u32, f32> = terms
             .indices
@@ -131,12 +156,13 @@ impl Points {
                 (*index, value * bm25::idf(self.with_terms, containing))
             })
             .collect();
-        best(candidates, query.limit, |stored| {
+        let score = |stored: &&Stored| {
             let products = stored.terms.indices.iter().zip(&stored.terms.values);
             let mut matched = products.filter_map(|(index, value)| weights.get(index).map(|w| w * value)).peekable();
             matched.peek()?;
             Some(matched.sum())
-        })
+        };
+        candidates.iter().map(score).collect()
     }
 }
 
@@ -164,23 +190,40 @@ impl<'a> Wanted<'a> {
     }
 }
 
-/// The `limit` points with the highest score, ties by id.
-fn best(candidates: &[&Stored], limit: usize, score: impl Fn(&Stored) -> Option<f32>) -> Vec<Hit> {
-    let mut scored: Vec<(f32, &MemoryPoint)> =
-        candidates.iter().filter_map(|stored| Some((score(stored)?, &stored.point))).collect();
-    scored.sort_by(|a, b| b.0.total_cmp(&a.0).then_with(|| a.1.id.cmp(&b.1.id)));
-    scored.truncate(limit);
-    scored
-        .into_iter()
-        .map(|(score, point)| Hit {
-            point: point.id,
-            memory_id: point.memory_id.clone(),
-            passage: point.passage,
-            kind: point.kind,
-            language: point.language.clone(),
-            score,
+/// Positions of the candidates that are among the best of any leg, in the request's language or in the others.
+fn best_of_each_language(candidates: &[&Stored], legs: &[&[Option<f32>]], query: &SearchQuery) -> BTreeSet<usize> {
+    let (own, others): (Vec<usize>, Vec<usize>) =
+        (0..candidates.len()).partition(|&position| candidates[position].point.language == query.language);
+    let mut found = BTreeSet::new();
+    for leg in legs {
+        for part in [&own, &others] {
+            let mut scored: Vec<(f32, usize)> = part.iter().filter_map(|&at| Some((leg[at]?, at))).collect();
+            // Candidates are in the order of their ids, which breaks ties.
+            scored.sort_by(|a, b| b.0.total_cmp(&a.0).then_with(|| a.1.cmp(&b.1)));
+            found.extend(scored.into_iter().take(query.limit).map(|(_, position)| position));
+        }
+    }
+    found
+}
+
+/// The found candidates that a leg has a score for, best first, ties by id.
+fn hits(candidates: &[&Stored], leg: &[Option<f32>], found: &BTreeSet<usize>) -> Vec<Hit> {
+    let mut hits: Vec<Hit> = found
+        .iter()
+        .filter_map(|&position| {
+            let point = &candidates[position].point;
+            Some(Hit {
+                point: point.id,
+                memory_id: point.memory_id.clone(),
+                passage: point.passage,
+                kind: point.kind,
+                language: point.language.clone(),
+                score: leg[position]?,
+            })
         })
-        .collect()
+        .collect();
+    hits.sort_by(|a, b| b.score.total_cmp(&a.score).then_with(|| a.point.cmp(&b.point)));
+    hits
 }
 
 /// Cosine of two vectors of the same length, 0 when one of them is zero.

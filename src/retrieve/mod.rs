@@ -1,5 +1,6 @@
 //! Find what the desk already knows: dense and lexical search over the memory, fused and folded.
 
+pub mod background;
 pub mod bench;
 pub mod bm25;
 #[cfg(feature = "edge")]
@@ -16,6 +17,7 @@ mod contract;
 use crate::ticket::MemoryKind;
 use uuid::Uuid;
 
+pub use background::Background;
 pub use passages::{PointPlan, passage_text, plan_points, split_passages};
 pub use retriever::{Ranked, Retriever, fold_duplicates};
 
@@ -58,7 +60,7 @@ pub struct SearchQuery {
     /// Language of `text`, for stemming and stop words.
     pub language: String,
     pub filter: Filter,
-    /// Points wanted from each leg.
+    /// Points wanted from each leg in the language of `text`, and again as many in all other languages.
     pub limit: usize,
 }
 
@@ -73,7 +75,8 @@ pub struct Hit {
     pub score: f32,
 }
 
-/// The ranked lists of the three searches, best first, not yet fused.
+/// The ranked lists of the three searches, best first, not yet fused. A point that one leg found is scored by all of them:
+/// it is missing from a leg only where the leg has nothing to say (no vector in the request, no word in common).
 #[derive(Clone, Debug, Default)]
 pub struct Legs {
     /// Cosine to [`MemoryPoint::problem`].
@@ -82,6 +85,8 @@ pub struct Legs {
     pub solution: Vec<Hit>,
     /// BM25 over both texts.
     pub lexical: Vec<Hit>,
+    /// What unrelated texts score, for each kind and language in the memory; empty without a vector in the request.
+    pub background: Vec<Background>,
 }
 
 /// Where the points live. A projection of the ticket store: it can be deleted and rebuilt at any time.

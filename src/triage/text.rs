@@ -21,7 +21,7 @@ pub struct Token {
     pub shouted: bool,
 }
 
-/// Cuts `text` into words. Long texts are read at both ends only ([`HEAD_BYTES`], [`TAIL_BYTES`]).
+/// Cuts `text` into words. Long texts are read at both ends only (`HEAD_BYTES`, `TAIL_BYTES`).
 pub fn tokens(text: &str) -> Vec<Token> {
     let mut words = Vec::new();
     if text.len() <= HEAD_BYTES + TAIL_BYTES {

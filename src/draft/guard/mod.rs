@@ -123,6 +123,9 @@ impl<'a> Guard<'a> {
                 object(Rule::PersonalData, found);
             }
         }
+        if let Some(word) = phrases::breaks_off(&folded) {
+            object(Rule::Incomplete, word);
+        }
         if let Some(detail) = self.wrong_language(&sentence) {
             object(Rule::WrongLanguage, detail);
         }

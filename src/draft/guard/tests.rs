@@ -37,6 +37,13 @@ fn rules(verdict: &Verdict) -> Vec<Rule> {
 }
 
 #[test]
+fn a_sentence_that_points_nowhere_is_cut() {
+    let verdict = judge("Set the port to 993 [1]. To restart the program follow the steps in [1].");
+    assert_eq!(rules(&verdict), [Rule::Incomplete]);
+    assert_eq!(verdict.text, "Set the port to 993.");
+}
+
+#[test]
 fn a_grounded_reply_passes_and_loses_its_citations() {
     let verdict = judge("Click Menu > Account Settings > Server Settings. [1] Set the port to 993 [1].");
     assert_eq!(verdict.findings, []);
