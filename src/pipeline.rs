@@ -32,8 +32,8 @@ use crate::triage::TriageModel;
 
 /// Longest wait for the embedding of a request; behind it, only words are searched.
 const EMBED_LIMIT: Duration = Duration::from_secs(4);
-/// Candidates taken from each search before they are fused and folded.
-const CANDIDATES: usize = 40;
+/// Candidates taken from each search and language before they are fused and folded.
+const CANDIDATES: usize = 100;
 
 /// News of a request in progress, in the order in which they can be shown.
 #[derive(Clone, Debug)]

@@ -310,6 +310,8 @@ pub enum Rule {
     SecondQuestion,
     /// Breaks off: what it points to is not said.
     Incomplete,
+    /// Says what an earlier sentence already said.
+    Repetition,
     Echo,
     TooLong,
     Empty,

@@ -135,10 +135,10 @@ fn hard_tokens(text: &str) -> Vec<String> {
         })
         .map(str::to_owned)
         .collect();
-    for line in text.lines() {
-        let steps: Vec<&str> = line.split(['>', '→', '≫']).collect();
+    for sentence in text.split(['\n', '.', '?', '!']) {
+        let steps: Vec<&str> = sentence.split(['>', '→', '≫']).collect();
         // Inner steps are whole; the first and the last run into the sentence and are checked by one word.
-        tokens.extend(steps.iter().skip(1).rev().skip(1).map(|step| step.trim().to_owned()));
+        tokens.extend(steps.iter().skip(1).rev().skip(1).map(|step| step.trim_matches(trim).trim().to_owned()));
         if steps.len() > 1 {
             tokens.extend(steps[0].split_whitespace().next_back().map(|word| word.trim_matches(trim).to_owned()));
         }

@@ -110,6 +110,34 @@ fn filters_reach_every_leg() {
 }
 
 #[test]
+fn each_language_gets_its_share_and_what_one_leg_finds_all_score() {
+    each_store(|store| {
+        store.upsert(&samples()).expect("upsert");
+        store.checkpoint().expect("checkpoint");
+        let mut wanted = query("contraseña password", "es");
+        wanted.limit = 1;
+        let legs = store.search(&wanted).expect("search");
+        let languages = |hits: &[super::Hit]| hits.iter().filter(|hit| hit.language == "es").count();
+        assert!(languages(&legs.problem) >= 1 && languages(&legs.problem) < legs.problem.len());
+        assert!((2..=6).contains(&legs.problem.len()), "{}", legs.problem.len());
+        let sorted = |hits: &[super::Hit]| hits.iter().map(|hit| hit.point).collect::<std::collections::BTreeSet<_>>();
+        assert_eq!(sorted(&legs.problem), sorted(&legs.solution));
+        assert!(sorted(&legs.lexical).is_subset(&sorted(&legs.problem)));
+        for leg in [&legs.problem, &legs.solution, &legs.lexical] {
+            assert!(leg.windows(2).all(|pair| pair[0].score >= pair[1].score));
+        }
+        let tickets = legs.background.iter().find(|b| b.kind == MemoryKind::Ticket && b.language == "es");
+        let tickets = tickets.expect("two Spanish tickets");
+        let all = store.search(&query("contraseña", "es")).expect("search");
+        let spanish: Vec<f32> = all.problem.iter().filter(|hit| hit.language == "es").map(|hit| hit.score).collect();
+        assert_eq!((tickets.points, spanish.len()), (2, 2));
+        assert!((tickets.problem - spanish.iter().sum::<f32>() / 2.0).abs() < 1e-3);
+        store.clear().expect("clear");
+        assert!(store.search(&wanted).expect("search").background.is_empty());
+    });
+}
+
+#[test]
 fn replaces_deletes_and_clears() {
     each_store(|store| {
         store.upsert(&samples()).expect("upsert");
@@ -188,8 +216,11 @@ mod edge {
             for (text, language) in
                 [("password, my mailbox", "en"), ("contraseña", "es"), ("update 550 folders", "und")]
             {
-                let wanted = query(text, language);
-                same(&edge.search(&wanted).expect("search"), &exact.search(&wanted).expect("search"));
+                let mut wanted = query(text, language);
+                for limit in [10, 2] {
+                    wanted.limit = limit;
+                    same(&edge.search(&wanted).expect("search"), &exact.search(&wanted).expect("search"));
+                }
             }
         };
         for store in [&edge as &dyn VectorStore, &exact] {

@@ -1,10 +1,10 @@
 //! Three ranked lists made one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use uuid::Uuid;
 
-use super::{Hit, Legs};
+use super::{Background, Hit, Legs};
 use crate::ticket::MemoryKind;
 
 /// How the legs become one list. [`Fusion::Weighted`] is what the service uses; the others are what it is measured
@@ -17,31 +17,43 @@ pub enum Fusion {
     Dense,
     /// Reciprocal rank fusion of the three legs, k = 60 (Cormack, Clarke and Büttcher, 2009).
     Rrf,
-    /// Weighted sum of both cosines and BM25.
+    /// How far both cosines stand out from what unrelated texts of that kind and language score, and BM25.
     Weighted(Weights),
 }
 
-/// Weights of the sum; chosen on development folds, see `docs/retrieval-report.md`.
+/// Weights of the sum; chosen on development sets, see `docs/retrieval-report.md`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Weights {
     /// Share of the solution's cosine for tickets, the rest is the problem's.
     pub ticket_solution: f32,
     /// Share of the passage's cosine for articles, the rest is the title's.
     pub article_passage: f32,
-    /// What a full lexical match adds when request and memory are in the same language.
-    pub lexical: f32,
-    /// The same when they are not: the words that match are then names, codes and loan words only.
-    pub lexical_across: f32,
+    /// What a full lexical match adds to a ticket. Words count the same across languages: few match there, and those are
+    /// the names, codes and loan words that tell most.
+    pub ticket_words: f32,
+    /// The same for an article.
+    pub article_words: f32,
     /// BM25 score that counts as half a full match. Below it a match is chance words, above it rare words.
     pub lexical_half: f32,
+    /// What an article is worth more than a ticket: it is the desk's own text, and one passage of it has to carry the match.
+    pub article_bonus: f32,
 }
 
 impl Default for Weights {
     fn default() -> Self {
-        Self { ticket_solution: 0.2, article_passage: 0.9, lexical: 0.12, lexical_across: 0.04, lexical_half: 60.0 }
+        Self {
+            ticket_solution: 0.2,
+            article_passage: 0.9,
+            ticket_words: 0.2,
+            article_words: 0.14,
+            lexical_half: 60.0,
+            article_bonus: 0.02,
+        }
     }
 }
 
+/// A mean over fewer points than this says more about these points than about their kind and language.
+const ENOUGH_POINTS: f32 = 10.0;
 const RRF_K: f32 = 60.0;
 
 /// One point with the score that orders it and what the legs said.
@@ -51,13 +63,13 @@ pub struct Fused {
     pub memory_id: String,
     pub passage: usize,
     pub score: f32,
-    /// Cosine to the problem (tickets) or the passage (articles); the leg's last score where it was not among the hits.
+    /// Cosine to the problem (tickets) or the passage (articles), 0 without a vector in the request.
     pub similarity: f32,
     /// BM25 score, 0 when no word matched.
     pub lexical: f32,
 }
 
-/// What the legs say of one point; None where it is not among a leg's hits.
+/// What the legs say of one point; None where a leg has nothing to say of it.
 struct Scores<'a> {
     hit: &'a Hit,
     problem: Option<Place>,
@@ -72,39 +84,41 @@ struct Place {
     score: f32,
 }
 
-/// Fuses the legs into one list, best first, ties by memory id and passage. A point missing from a cosine leg is taken
-/// to score as the last of that leg: it cannot score more.
-pub fn fuse(legs: &Legs, language: &str, fusion: Fusion) -> Vec<Fused> {
+/// Fuses the legs into one list, best first, ties by memory id and passage.
+pub fn fuse(legs: &Legs, fusion: Fusion) -> Vec<Fused> {
     let mut points: BTreeMap<Uuid, Scores> = BTreeMap::new();
     collect(&mut points, &legs.problem, |scores| &mut scores.problem);
     collect(&mut points, &legs.solution, |scores| &mut scores.solution);
     collect(&mut points, &legs.lexical, |scores| &mut scores.lexical);
-    let problem_floor = floor(&legs.problem);
-    let solution_floor = floor(&legs.solution);
+    let levels = match fusion {
+        Fusion::Weighted(weights) => Levels::new(&legs.background, &weights),
+        _ => Levels::default(),
+    };
 
     let mut fused: Vec<Fused> = points
         .into_values()
         .filter(|scores| fusion != Fusion::Lexical || scores.lexical.is_some())
         .map(|scores| {
-            let problem = scores.problem.map_or(problem_floor, |place| place.score);
-            let solution = scores.solution.map_or(solution_floor, |place| place.score);
-            let lexical = scores.lexical.map_or(0.0, |place| place.score);
-            let ticket = scores.hit.kind == MemoryKind::Ticket;
+            let score = |place: Option<Place>| place.map_or(0.0, |place| place.score);
+            let (problem, solution, lexical) = (score(scores.problem), score(scores.solution), score(scores.lexical));
+            let hit = scores.hit;
             let score = match fusion {
                 Fusion::Lexical => lexical,
                 Fusion::Rrf => rrf(&scores),
-                Fusion::Dense => Weights::default().dense(scores.hit.kind, problem, solution),
+                Fusion::Dense => Weights::default().dense(hit.kind, problem, solution),
                 Fusion::Weighted(weights) => {
-                    let same_language = scores.hit.language == language;
-                    weights.dense(scores.hit.kind, problem, solution) + weights.words(lexical, same_language)
+                    let bonus = if hit.kind == MemoryKind::Article { weights.article_bonus } else { 0.0 };
+                    let outstanding =
+                        weights.dense(hit.kind, problem, solution) - levels.shift(hit.kind, &hit.language);
+                    outstanding + weights.words(hit.kind, lexical) + bonus
                 }
             };
             Fused {
-                point: scores.hit.point,
-                memory_id: scores.hit.memory_id.clone(),
-                passage: scores.hit.passage,
+                point: hit.point,
+                memory_id: hit.memory_id.clone(),
+                passage: hit.passage,
                 score,
-                similarity: if ticket { problem } else { solution },
+                similarity: if hit.kind == MemoryKind::Ticket { problem } else { solution },
                 lexical,
             }
         })
@@ -126,9 +140,53 @@ impl Weights {
 
     /// 0 without a match, towards the full weight with rare words. Grows with the score without end, so it needs no
     /// knowledge of the other hits: the score of a point does not depend on what else was found.
-    fn words(&self, lexical: f32, same_language: bool) -> f32 {
-        let weight = if same_language { self.lexical } else { self.lexical_across };
+    fn words(&self, kind: MemoryKind, lexical: f32) -> f32 {
+        let weight = match kind {
+            MemoryKind::Ticket => self.ticket_words,
+            MemoryKind::Article => self.article_words,
+        };
         weight * lexical / (lexical + self.lexical_half)
+    }
+}
+
+/// What unrelated texts of each kind and language score, weighted as their hits are.
+#[derive(Default)]
+struct Levels<'a> {
+    /// By kind and language.
+    groups: HashMap<(MemoryKind, &'a str), f32>,
+    kinds: HashMap<MemoryKind, f32>,
+    overall: f32,
+}
+
+impl<'a> Levels<'a> {
+    /// A mean over few points leans on the next wider one: the language on its kind, the kind on the whole memory.
+    fn new(background: &'a [Background], weights: &Weights) -> Self {
+        let level = |group: &Background| weights.dense(group.kind, group.problem, group.solution);
+        let mut of_kind: HashMap<MemoryKind, (f32, f32)> = HashMap::new();
+        let (mut total, mut count) = (0.0, 0.0);
+        for group in background {
+            let points = group.points as f32;
+            let kind = of_kind.entry(group.kind).or_default();
+            *kind = (kind.0 + points * level(group), kind.1 + points);
+            total += points * level(group);
+            count += points;
+        }
+        let overall = if count > 0.0 { total / count } else { 0.0 };
+        let leaning = |sum: f32, points: f32, wider: f32| (sum + ENOUGH_POINTS * wider) / (points + ENOUGH_POINTS);
+        let kinds: HashMap<MemoryKind, f32> =
+            of_kind.into_iter().map(|(kind, (sum, points))| (kind, leaning(sum, points, overall))).collect();
+        let of_group = |group: &'a Background| {
+            let wider = kinds.get(&group.kind).copied().unwrap_or(overall);
+            let points = group.points as f32;
+            ((group.kind, group.language.as_str()), leaning(points * level(group), points, wider))
+        };
+        Self { groups: background.iter().map(of_group).collect(), kinds, overall }
+    }
+
+    /// How much higher than the whole memory texts of a kind and language score without being related.
+    fn shift(&self, kind: MemoryKind, language: &str) -> f32 {
+        let of_kind = self.kinds.get(&kind).copied().unwrap_or(self.overall);
+        self.groups.get(&(kind, language)).copied().unwrap_or(of_kind) - self.overall
     }
 }
 
@@ -142,10 +200,6 @@ fn collect<'a>(
         let scores = points.entry(hit.point).or_insert(empty);
         *slot(scores) = Some(Place { rank, score: hit.score });
     }
-}
-
-fn floor(leg: &[Hit]) -> f32 {
-    leg.last().map_or(0.0, |hit| hit.score)
 }
 
 fn rrf(scores: &Scores) -> f32 {
@@ -166,18 +220,26 @@ mod tests {
         Hit { point, memory_id, passage: 0, kind: MemoryKind::Ticket, language, score }
     }
 
-    fn order(legs: &Legs, language: &str, fusion: Fusion) -> Vec<String> {
-        fuse(legs, language, fusion).into_iter().map(|fused| fused.memory_id).collect()
+    fn order(legs: &Legs, fusion: Fusion) -> Vec<String> {
+        fuse(legs, fusion).into_iter().map(|fused| fused.memory_id).collect()
+    }
+
+    fn weighted() -> Fusion {
+        Fusion::Weighted(Weights::default())
+    }
+
+    fn background(kind: MemoryKind, language: &str, points: usize, cosine: f32) -> Background {
+        Background { kind, language: language.to_owned(), points, problem: cosine, solution: cosine }
     }
 
     #[test]
     fn rrf_matches_a_value_computed_by_hand() {
         let legs = Legs {
             problem: vec![hit("a", "en", 0.9), hit("b", "en", 0.8)],
-            solution: vec![],
             lexical: vec![hit("b", "en", 7.0)],
+            ..Legs::default()
         };
-        let fused = fuse(&legs, "en", Fusion::Rrf);
+        let fused = fuse(&legs, Fusion::Rrf);
         assert_eq!(fused[0].memory_id, "b");
         assert!((fused[0].score - (1.0 / 62.0 + 1.0 / 61.0)).abs() < 1e-6);
         assert!((fused[1].score - 1.0 / 61.0).abs() < 1e-6);
@@ -187,28 +249,52 @@ mod tests {
     fn rare_words_decide_between_near_equals_only() {
         let near = Legs {
             problem: vec![hit("a", "en", 0.85), hit("b", "en", 0.84)],
-            solution: vec![],
             lexical: vec![hit("b", "en", 30.0)],
+            ..Legs::default()
         };
-        let weighted = Fusion::Weighted(Weights::default());
-        assert_eq!(order(&near, "en", weighted), ["b", "a"]);
+        assert_eq!(order(&near, weighted()), ["b", "a"]);
         let far = Legs { problem: vec![hit("a", "en", 0.98), hit("b", "en", 0.78)], ..near.clone() };
-        assert_eq!(order(&far, "en", weighted), ["a", "b"]);
-        assert_eq!(order(&near, "en", Fusion::Dense), ["a", "b"]);
-        assert_eq!(order(&near, "en", Fusion::Lexical), ["b"]);
+        assert_eq!(order(&far, weighted()), ["a", "b"]);
+        assert_eq!(order(&near, Fusion::Dense), ["a", "b"]);
+        assert_eq!(order(&near, Fusion::Lexical), ["b"]);
     }
 
     #[test]
-    fn words_count_less_across_languages() {
-        let legs = Legs { problem: vec![hit("a", "en", 0.8)], solution: vec![], lexical: vec![hit("a", "en", 20.0)] };
-        let weighted = Fusion::Weighted(Weights::default());
-        assert!(fuse(&legs, "es", weighted)[0].score < fuse(&legs, "en", weighted)[0].score);
+    fn a_match_stands_out_from_its_own_language() {
+        // To a Spanish request every Spanish ticket is close; the English one is the unusual one.
+        let problem = vec![hit("ruido", "es", 0.87), hit("match", "en", 0.85), hit("noise", "en", 0.81)];
+        let tickets = |language: &str, cosine: f32| background(MemoryKind::Ticket, language, 500, cosine);
+        let background = vec![tickets("en", 0.81), tickets("es", 0.86)];
+        let legs = Legs { problem, background, ..Legs::default() };
+        assert_eq!(order(&legs, weighted()), ["match", "ruido", "noise"]);
+        assert_eq!(order(&legs, Fusion::Dense), ["ruido", "match", "noise"]);
+        // What the thresholds of the desk's policy read is the cosine itself.
+        assert_eq!(fuse(&legs, weighted())[0].similarity, 0.85);
+    }
+
+    #[test]
+    fn the_only_text_of_its_kind_is_not_its_own_background() {
+        let mut article = hit("guide", "es", 0.9);
+        article.kind = MemoryKind::Article;
+        let background =
+            vec![background(MemoryKind::Article, "es", 1, 0.9), background(MemoryKind::Ticket, "es", 50, 0.8)];
+        let solution = vec![article, hit("ticket", "es", 0.8)];
+        let legs = Legs { problem: solution.clone(), solution, background, ..Legs::default() };
+        assert_eq!(order(&legs, weighted()), ["guide", "ticket"]);
+        assert!(fuse(&legs, weighted())[0].score > 0.88);
+    }
+
+    #[test]
+    fn words_alone_rank_when_the_request_has_no_vector() {
+        let legs = Legs { lexical: vec![hit("a", "en", 8.0), hit("b", "es", 20.0)], ..Legs::default() };
+        assert_eq!(order(&legs, weighted()), ["b", "a"]);
+        assert_eq!(fuse(&legs, weighted())[0].similarity, 0.0);
     }
 
     #[test]
     fn ties_go_by_id_and_nothing_gives_nothing() {
         let legs = Legs { problem: vec![hit("b", "en", 0.5), hit("a", "en", 0.5)], ..Legs::default() };
-        assert_eq!(order(&legs, "en", Fusion::Dense), ["a", "b"]);
-        assert!(fuse(&Legs::default(), "en", Fusion::Rrf).is_empty());
+        assert_eq!(order(&legs, Fusion::Dense), ["a", "b"]);
+        assert!(fuse(&Legs::default(), Fusion::Rrf).is_empty());
     }
 }

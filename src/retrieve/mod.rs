@@ -9,6 +9,7 @@ pub mod fuse;
 pub mod memory;
 pub mod metrics;
 pub mod passages;
+pub mod question_sets;
 pub mod retriever;
 
 #[cfg(test)]

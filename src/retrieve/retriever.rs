@@ -39,11 +39,11 @@ impl Retriever {
         Self { store, fusion }
     }
 
-    /// Memory items, best first, each once with its best passage. `query.limit` is what each leg looks at; ask for
-    /// several times what you show (100 for 10), and cut the list after [`fold_duplicates`].
+    /// Memory items, best first, each once with its best passage. `query.limit` is what each leg looks at in each
+    /// language; ask for several times what you show (100 for 10), and cut the list after [`fold_duplicates`].
     pub fn rank(&self, query: &SearchQuery) -> Result<Vec<Ranked>, RetrieveError> {
         let legs = self.store.search(query)?;
-        Ok(best_passages(fuse(&legs, &query.language, self.fusion)))
+        Ok(best_passages(fuse(&legs, self.fusion)))
     }
 }
 

@@ -123,7 +123,7 @@ impl<'a> Guard<'a> {
                 object(Rule::PersonalData, found);
             }
         }
-        if let Some(word) = phrases::breaks_off(&folded) {
+        if let Some(word) = phrases::breaks_off(&text::fold(raw)) {
             object(Rule::Incomplete, word);
         }
         if let Some(detail) = self.wrong_language(&sentence) {
@@ -166,6 +166,7 @@ impl<'a> Guard<'a> {
                 findings.extend(checked.findings);
             }
         }
+        drop_repetitions(&mut kept, &mut findings);
         drop_further_questions(&mut kept, &mut findings);
         drop_orphans(&mut kept);
         cut_to_length(&mut kept, &mut findings);
@@ -305,6 +306,24 @@ fn take_citations(raw: &str, evidence: &[Evidence]) -> (String, Vec<usize>) {
         }
     }
     (CITATION.replace_all(raw, "").trim().to_owned(), cited)
+}
+
+/// Small models go round in circles: a sentence whose content words an earlier one already had is left out.
+fn drop_repetitions(kept: &mut Vec<(Checked, &str)>, findings: &mut Vec<Finding>) {
+    let mut said: Vec<Vec<String>> = Vec::new();
+    kept.retain(|(checked, _)| {
+        let mut stems = text::content_stems(&checked.sentence.text);
+        stems.sort_unstable();
+        stems.dedup();
+        let repeats = stems.len() > 2 && said.iter().any(|earlier| stems.iter().all(|stem| earlier.contains(stem)));
+        if repeats {
+            let sentence = checked.sentence.text.clone();
+            findings.push(Finding { rule: Rule::Repetition, sentence, detail: "said before".to_owned() });
+        } else {
+            said.push(stems);
+        }
+        !repeats
+    });
 }
 
 /// Keeps the last question only, and that only where nothing but our own words follows it.

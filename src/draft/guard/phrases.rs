@@ -115,19 +115,14 @@ fn looks_like_version_or_date(found: &str) -> bool {
 }
 
 static BREAKS_OFF: LazyLock<Regex> = LazyLock::new(|| {
-    text::folded_pattern(
-        r"\b(en|de|del|a|al|con|por|para|vea|vease|consulte|in|at|of|to|with|from|see|under)\s*[.:;]?$",
-    )
+    const PREPOSITION: &str = r"(en|de|del|a|al|con|por|para|vea|vease|consulte|in|at|of|to|with|from|see|under)";
+    text::folded_pattern(&format!(r"\b{PREPOSITION}\s*(?:\[\s*e?\d[^\]]*\]|[.:;]?\s*$)"))
 });
 
-/// The word after which the sentence breaks off: what it points to was a citation mark or was never written.
+/// The word after which the sentence, with its citation marks, breaks off: what it points to is a citation, which the
+/// customer does not see, or was never written.
 pub fn breaks_off(folded: &str) -> Option<&str> {
-    let end = folded.trim_end();
-    // "Click the option you signed up with?" is whole; a statement that ends on a preposition is not.
-    if end.ends_with(['?', '!']) {
-        return None;
-    }
-    BREAKS_OFF.captures(end).and_then(|found| found.get(1)).map(|word| word.as_str())
+    BREAKS_OFF.captures(folded).and_then(|found| found.get(1)).map(|word| word.as_str())
 }
 
 #[cfg(test)]

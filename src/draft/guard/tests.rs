@@ -37,6 +37,20 @@ fn rules(verdict: &Verdict) -> Vec<Rule> {
 }
 
 #[test]
+fn a_sentence_is_said_once() {
+    let verdict =
+        judge("Set the port to 993 and choose SSL/TLS. Restart the program. Choose SSL/TLS and set the port to 993.");
+    assert_eq!(rules(&verdict), [Rule::Repetition]);
+    assert_eq!(verdict.text, "Set the port to 993 and choose SSL/TLS. Restart the program.");
+}
+
+#[test]
+fn a_citation_is_no_noun() {
+    let verdict = judge("Set the port to 993 [1]. Follow the steps in [1] to restart the program.");
+    assert_eq!(rules(&verdict), [Rule::Incomplete]);
+}
+
+#[test]
 fn a_sentence_that_points_nowhere_is_cut() {
     let verdict = judge("Set the port to 993 [1]. To restart the program follow the steps in [1].");
     assert_eq!(rules(&verdict), [Rule::Incomplete]);
