@@ -23,13 +23,12 @@ use crate::retrieve::retriever::Retriever;
 use crate::retrieve::{RetrieveError, VectorStore};
 use crate::settings::{EmbeddingKind, GenerationKind, Settings};
 use crate::store::Store;
-use crate::ticket::Language;
 use crate::triage::TriageModel;
 
 /// Name of the built-in embedding model in the manifest, and its files.
 pub const EMBEDDING_MODEL: &str = "multilingual-e5-small";
-const EMBEDDING_CONTAINER: &str = "e5-small-q4.bin";
-const EMBEDDING_TOKENIZER: &str = "tokenizer.json";
+pub const EMBEDDING_CONTAINER: &str = "e5-small-q4.bin";
+pub const EMBEDDING_TOKENIZER: &str = "tokenizer.json";
 /// Folder of the vector index inside the data folder.
 pub const INDEX_FOLDER: &str = "index";
 /// Longest wait for one embedding or chat call to a model server.
@@ -85,19 +84,6 @@ impl App {
             settings: Arc::clone(&settings),
         };
         Ok(Self { settings, store, inference, vectors, indexer, pipeline, degraded })
-    }
-
-    /// Reads the fixed part of the prompts ahead of the first request, so that it need not wait for it.
-    pub async fn warm_up(&self) {
-        for language in [Language::ES, Language::EN] {
-            let request = self.pipeline.drafter.prompts().warm_up(&language);
-            let Ok(mut writing) = self.inference.generate(request) else { return };
-            while let Some(news) = writing.next().await {
-                if let crate::inference::News::Done(Err(error)) = news {
-                    tracing::warn!(%error, "language model could not be warmed up");
-                }
-            }
-        }
     }
 
     /// Stops the models and closes the files.
@@ -208,7 +194,7 @@ pub fn load_generator(settings: &Settings) -> Result<Box<dyn Generator>> {
     Ok(Box::new(GgufGenerator::load(&existing(file)?, chosen.context)?))
 }
 
-fn existing(path: PathBuf) -> Result<PathBuf> {
+pub(crate) fn existing(path: PathBuf) -> Result<PathBuf> {
     anyhow::ensure!(path.is_file(), "model file {} is missing; run `respondo models pull`", path.display());
     Ok(path)
 }

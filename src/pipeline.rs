@@ -18,7 +18,7 @@ use uuid::Uuid;
 use crate::decide::{self, PlanKind};
 use crate::draft::Drafter;
 use crate::events::Events;
-use crate::inference::Inference;
+use crate::inference::{Inference, News};
 use crate::intake;
 use crate::learn;
 use crate::retrieve::retriever::{Retriever, fold_duplicates};
@@ -26,7 +26,8 @@ use crate::retrieve::{Filter, SearchQuery};
 use crate::settings::Settings;
 use crate::store::{FinishedWork, Store, StoreError};
 use crate::ticket::{
-    Action, Author, Decision, Draft, Evidence, ExpectedTime, Message, Request, Retrieved, TicketState, Timings, Triage,
+    Action, Author, Decision, Draft, Evidence, ExpectedTime, Language, Message, Request, Retrieved, TicketState,
+    Timings, Triage,
 };
 use crate::triage::TriageModel;
 
@@ -111,6 +112,24 @@ impl Pipeline {
             ..timings
         };
         Answer { triage, evidence, draft, decision, outgoing, timings, degraded }
+    }
+
+    /// Does once what the first request would otherwise wait for: reads the fixed part of the prompts, and builds what is
+    /// built at first use (language models, patterns).
+    pub async fn warm_up(&self) {
+        intake::language::LanguageDetector.warm_up();
+        for (language, message) in [(Language::ES, "No puedo entrar a mi correo."), (Language::EN, "I cannot log in.")]
+        {
+            if let Ok(request) = intake::prepare("", message, None, None, Vec::new()) {
+                self.judge(&request).await;
+            }
+            let Ok(mut writing) = self.inference.generate(self.drafter.prompts().warm_up(&language)) else { return };
+            while let Some(news) = writing.next().await {
+                if let News::Done(Err(error)) = news {
+                    tracing::warn!(%error, "language model could not be warmed up");
+                }
+            }
+        }
     }
 
     /// Judges a request without drafting a reply or recording anything.

@@ -37,6 +37,8 @@ struct Inner {
     busy: Mutex<Busy>,
     outbox: Notify,
     closing: watch::Receiver<bool>,
+    /// Turns true when the time to stop in is over: what is still in work is dropped and stays on disk.
+    parked: watch::Sender<bool>,
 }
 
 #[derive(Default)]
@@ -48,7 +50,8 @@ struct Busy {
 impl Worker {
     pub fn new(pipeline: Pipeline, closing: watch::Receiver<bool>) -> Self {
         let slots = Semaphore::new(pipeline.settings.server.concurrency);
-        let inner = Inner { pipeline, slots, busy: Mutex::default(), outbox: Notify::new(), closing };
+        let parked = watch::Sender::new(false);
+        let inner = Inner { pipeline, slots, busy: Mutex::default(), outbox: Notify::new(), closing, parked };
         Self { inner: Arc::new(inner) }
     }
 
@@ -74,16 +77,24 @@ impl Worker {
             }
         }
         let worker = self.clone();
+        let mut parked = self.inner.parked.subscribe();
         tokio::spawn(async move {
-            loop {
-                worker.work_with_retries(ticket).await;
-                let mut busy = worker.inner.busy.lock().unwrap_or_else(PoisonError::into_inner);
-                if !busy.again.remove(&ticket) {
-                    busy.working.remove(&ticket);
-                    break;
-                }
+            tokio::select! {
+                () = worker.work_until_done(ticket) => {}
+                _ = parked.wait_for(|parked| *parked) => {}
             }
         });
+    }
+
+    async fn work_until_done(&self, ticket: Uuid) {
+        loop {
+            self.work_with_retries(ticket).await;
+            let mut busy = self.inner.busy.lock().unwrap_or_else(PoisonError::into_inner);
+            if !busy.again.remove(&ticket) {
+                busy.working.remove(&ticket);
+                return;
+            }
+        }
     }
 
     /// Tickets waiting or in work.
@@ -105,6 +116,7 @@ impl Worker {
         let parked = self.in_flight();
         if parked > 0 {
             tracing::warn!(parked, "tickets are parked on disk and taken up at the next start");
+            self.inner.parked.send_replace(true);
         }
         if let Err(error) = self.send_outbox().await {
             tracing::warn!(%error, "outbox is sent at the next start");

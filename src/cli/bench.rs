@@ -9,6 +9,7 @@ use indicatif::ProgressBar;
 use super::ingest;
 use super::serve::Service;
 use crate::app::{App, Need};
+use crate::bench::models::{self, ModelFiles};
 use crate::bench::requests::{self, HealthProbe};
 use crate::retrieve::bench::{self, Speed};
 use crate::settings::Settings;
@@ -23,6 +24,8 @@ pub enum BenchCommand {
     Requests(RequestsArgs),
     /// Ranking quality on public question sets, and the time of a search.
     Retrieval(RetrievalArgs),
+    /// Speed of our own forward passes beside candle's, over the built-in models.
+    Models(ModelsArgs),
 }
 
 #[derive(Debug, Args)]
@@ -54,10 +57,21 @@ pub struct RetrievalArgs {
     out: PathBuf,
 }
 
+#[derive(Debug, Args)]
+pub struct ModelsArgs {
+    /// How often everything is measured; ours and candle's take turns.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=100))]
+    repeats: u16,
+    /// Where the report goes.
+    #[arg(long, default_value = "docs/models-report.md")]
+    out: PathBuf,
+}
+
 pub async fn run(settings: Settings, command: BenchCommand) -> Result<()> {
     match command {
         BenchCommand::Requests(args) => run_requests(settings, args).await,
         BenchCommand::Retrieval(args) => tokio::task::spawn_blocking(move || run_retrieval(&settings, &args)).await?,
+        BenchCommand::Models(args) => tokio::task::spawn_blocking(move || run_models(&settings, &args)).await?,
     }
 }
 
@@ -74,6 +88,34 @@ fn run_retrieval(settings: &Settings, args: &RetrievalArgs) -> Result<()> {
     bar.finish_and_clear();
     let command = format!("respondo bench retrieval --data {} --sample {}", args.data.display(), args.sample);
     std::fs::write(&args.out, report.to_markdown(&command))
+        .with_context(|| format!("cannot write {}; choose another file with --out", args.out.display()))?;
+    println!("{}", args.out.display());
+    Ok(())
+}
+
+fn run_models(settings: &Settings, args: &ModelsArgs) -> Result<()> {
+    let files = ModelFiles::find(settings)?;
+    // How busy the machine was before we made it so.
+    let load = std::fs::read_to_string("/proc/loadavg").ok();
+    let load = load.and_then(|text| text.split(' ').next().map(str::to_owned)).unwrap_or_else(|| "unknown".to_owned());
+    let bar = ProgressBar::new_spinner();
+    let report = models::measure(&files, usize::from(args.repeats), &mut |news| {
+        bar.set_message(news.to_owned());
+        bar.tick();
+    })?;
+    bar.finish_and_clear();
+    let mut about = vec![
+        ("command", format!("respondo bench models --repeats {}", args.repeats)),
+        ("date", jiff::Zoned::now().date().to_string()),
+        ("machine", machine()),
+        ("processes at work when it began (load average of a minute)", load),
+    ];
+    if let Some(mib) = requests::peak_memory_mib() {
+        about.push(("highest resident memory", format!("{mib:.0} MiB")));
+    }
+    let text = report.to_markdown(&about);
+    println!("{text}");
+    std::fs::write(&args.out, text)
         .with_context(|| format!("cannot write {}; choose another file with --out", args.out.display()))?;
     println!("{}", args.out.display());
     Ok(())
@@ -110,7 +152,7 @@ async fn run_requests(mut settings: Settings, args: RequestsArgs) -> Result<()> 
     ingest::index(&app).await?;
     let memory = app.store.memory_stats().await?;
     ensure!(memory.items > 0, "the memory is empty; run `respondo ingest` on the same data folder first");
-    app.warm_up().await;
+    app.pipeline.warm_up().await;
     let models =
         format!("{}; {}", app.inference.embedder_name(), app.inference.generator_name().unwrap_or("no language model"));
     let service = Service::start(app).await?;

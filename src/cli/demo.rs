@@ -67,7 +67,7 @@ pub async fn run(mut settings: Settings, args: DemoArgs) -> Result<()> {
     println!("  {} items from an invented hosting and streaming company", stats.items);
     app.degraded.iter().for_each(|problem| eprintln!("  note: {problem}"));
     println!("{}", style.heading("3. Reading the prompts (once per start)"));
-    app.warm_up().await;
+    app.pipeline.warm_up().await;
     let service = Service::start(app).await?;
     for (number, (language, message)) in REQUESTS.iter().enumerate() {
         println!("\n{} ({language})", style.heading(&format!("{}. A customer writes", number + 4)));

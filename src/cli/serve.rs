@@ -15,6 +15,9 @@ use crate::pipeline::Pipeline;
 use crate::settings::Settings;
 use crate::worker::Worker;
 
+/// Longest wait, at a stop, for connections that somebody holds open; answers take milliseconds.
+const CONNECTION_GRACE: Duration = Duration::from_secs(3);
+
 #[derive(Debug, Args)]
 pub struct ServeArgs {
     /// Port, in place of the one in the settings; 0 takes a free one.
@@ -30,7 +33,10 @@ pub async fn run(mut settings: Settings, args: ServeArgs) -> Result<()> {
     for problem in &app.degraded {
         eprintln!("note: {problem}");
     }
-    Service::start(app).await?.until_stopped().await
+    let pipeline = app.pipeline.clone();
+    let service = Service::start(app).await?;
+    tokio::spawn(async move { pipeline.warm_up().await });
+    service.until_stopped().await
 }
 
 /// The running service.
@@ -115,12 +121,24 @@ impl Service {
         eprintln!("respondo listens on http://{} (API page: /docs)", self.address);
         let grace = Duration::from_secs(self.app.settings.server.shutdown_seconds);
         let closing = self.closing;
+        let mut closed = closing.subscribe();
         let stopped = async move {
             stop_signal().await;
             eprintln!("stopping; a second signal stops at once");
             closing.send_replace(true);
         };
-        axum::serve(self.listener, http::router(self.state)).with_graceful_shutdown(stopped).await?;
+        let overdue = async move {
+            // An error means that the sender is gone: closing as well.
+            drop(closed.wait_for(|closing| *closing).await);
+            tokio::select! {
+                () = tokio::time::sleep(grace.min(CONNECTION_GRACE)) => {}
+                () = stop_signal() => {}
+            }
+        };
+        tokio::select! {
+            served = axum::serve(self.listener, http::router(self.state)).with_graceful_shutdown(stopped) => served?,
+            () = overdue => tracing::warn!("connections that did not end by themselves are cut off"),
+        }
         tokio::select! {
             () = self.worker.finish(grace) => {}
             () = stop_signal() => eprintln!("stopped; what was in flight is taken up at the next start"),

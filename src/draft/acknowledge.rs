@@ -1,6 +1,6 @@
 //! The honest words when there is no answer yet: an acknowledgement, or the one question that helps.
 //!
-//! The texts live in `prompts/`. They say what was understood, who has it and, where the memory knows, how long such
+//! The texts live in `prompts/`. They say what was understood, what happens next and, where the memory knows, how long such
 //! requests really took. They never speak of difficulty and never invent a time.
 
 use std::sync::LazyLock;
@@ -27,7 +27,6 @@ pub enum Missing {
     ErrorText,
     Provider,
     Version,
-    Account,
     Steps,
     Goal,
 }
@@ -38,7 +37,6 @@ impl Missing {
             Self::ErrorText => "error",
             Self::Provider => "provider",
             Self::Version => "version",
-            Self::Account => "account",
             Self::Steps => "steps",
             Self::Goal => "goal",
         }
@@ -59,7 +57,7 @@ static TEMPLATES: LazyLock<Environment<'static>> = LazyLock::new(|| {
     environment
 });
 
-/// Says what was understood, who has it and by when. Languages without a text of their own get English, then Spanish.
+/// Says what was understood, what happens next and by when. Languages without a text of their own get English, then Spanish.
 pub fn acknowledgement(request: &Request, triage: &Triage) -> Result<Draft, AcknowledgeError> {
     let text = match request.language.code() {
         "es" => acknowledge_in("acknowledge.es", request, triage)?,
@@ -86,10 +84,7 @@ fn acknowledge_in(name: &'static str, request: &Request, triage: &Triage) -> Res
         Some(time) => plain_times(time, is_spanish),
         None => (None, None),
     };
-    render(
-        name,
-        context! { topic => topic(request), skill => triage.skill.as_deref(), usual => usual, mostly => mostly },
-    )
+    render(name, context! { topic => topic(request), usual => usual, mostly => mostly })
 }
 
 fn render(name: &'static str, values: minijinja::Value) -> Result<String, AcknowledgeError> {
@@ -180,6 +175,9 @@ pub fn what_is_missing(message: &str) -> Missing {
         Regex::new(r#""[^"]{8,}"|'[^']{12,}'|\b(dice|says|saying|diciendo)\s*:|\b(error|codigo|code) \w*\d+"#)
             .expect("constant pattern")
     });
+    static PROGRAM: LazyLock<Regex> = LazyLock::new(|| {
+        Regex::new(r"\b(updat\w+|upgrad\w+|instal\w+|actualiz\w+|version|programa?|app)\b").expect("constant pattern")
+    });
     static SIGN_IN: LazyLock<Regex> = LazyLock::new(|| {
         Regex::new(r"\b(log ?in|sign ?in|password|contrasena|clave|cuenta|account|imap|pop3?|smtp|servidor|server|enviar|send|receive|recibir|descargar|download|conectar|connect)\w*\b").expect("constant pattern")
     });
@@ -198,18 +196,16 @@ pub fn what_is_missing(message: &str) -> Missing {
     if text::count_words(&folded) < 4 {
         return Missing::Goal;
     }
-    if ERROR.is_match(&folded) && !QUOTED.is_match(&folded) {
+    // What one sees when access fails says most about why, whoever runs the service.
+    if (ERROR.is_match(&folded) || SIGN_IN.is_match(&folded)) && !QUOTED.is_match(&folded) {
         return Missing::ErrorText;
     }
-    let is_about_access = SIGN_IN.is_match(&folded);
-    if is_about_access && !PROVIDER.is_match(&folded) {
+    if ACCOUNT.is_match(&folded) && !PROVIDER.is_match(&folded) {
         return Missing::Provider;
     }
-    if !VERSION.is_match(&folded) {
+    // Only programs that a customer installs have a version to ask for.
+    if PROGRAM.is_match(&folded) && !VERSION.is_match(&folded) {
         return Missing::Version;
-    }
-    if is_about_access && !ACCOUNT.is_match(&folded) {
-        return Missing::Account;
     }
     Missing::Steps
 }
@@ -222,7 +218,7 @@ mod tests {
     use crate::ticket::NextStep;
 
     #[test]
-    fn says_what_was_understood_who_has_it_and_by_when() {
+    fn says_what_was_understood_what_happens_next_and_by_when() {
         let mut triage = triage(NextStep::Human, 0.9);
         triage.skill = Some("billing".to_owned());
         triage.expected_time = Some(ExpectedTime { median_hours: 8.7, p90_hours: 40.0, samples: 12 });
@@ -230,7 +226,7 @@ mod tests {
             .expect("a text");
         assert_eq!(
             draft.text,
-            "Gracias por escribirnos. Hemos recibido su consulta sobre «Factura doble». La lleva una persona del equipo de billing, que le \
+            "Gracias por escribirnos. Hemos recibido su consulta sobre «Factura doble». Una persona del equipo lo revisará y le \
              responderá por aquí. Consultas parecidas se resuelven normalmente en 9 horas; casi siempre, en menos de 2 días."
         );
         assert_eq!(draft.kind, DraftKind::Acknowledgement);
@@ -243,7 +239,7 @@ mod tests {
         let draft = acknowledgement(&request, &triage).expect("a text");
         assert_eq!(
             draft.text,
-            "Thank you for writing to us. We have received your message. A person from our team has it and will answer you here."
+            "Thank you for writing to us. We have received your message. A person from our team will look at it and answer you here."
         );
         assert_eq!(plain_hours(f32::NAN, true), None);
     }
@@ -258,11 +254,11 @@ mod tests {
     #[test]
     fn asks_for_what_is_missing() {
         assert_eq!(what_is_missing("Me sale un error al enviar el correo de la oficina"), Missing::ErrorText);
-        assert_eq!(what_is_missing("I cannot log in to my account since Monday"), Missing::Provider);
+        assert_eq!(what_is_missing("I cannot log in to my account since Monday"), Missing::ErrorText);
         assert_eq!(what_is_missing("The toolbar is gone since the update"), Missing::Version);
         assert_eq!(what_is_missing(""), Missing::Goal);
         let draft = question(&request("Barra", "La barra ha desaparecido del todo", Language::ES)).expect("a text");
-        assert!(draft.text.ends_with("¿Qué versión del programa usa y en qué sistema?"), "{}", draft.text);
+        assert!(draft.text.ends_with("¿Qué hace, paso a paso, justo antes de que ocurra?"), "{}", draft.text);
         assert_eq!(draft.text.matches('?').count(), 1);
     }
 }

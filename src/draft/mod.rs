@@ -24,7 +24,7 @@ use prompt::Prompts;
 use select::{Budget, Selection};
 
 /// Memory items that a reply may rest on: more confuse a small model and cost reading time.
-const EVIDENCE_ITEMS: usize = 4;
+const EVIDENCE_ITEMS: usize = 3;
 
 /// What the race gave.
 #[derive(Clone, Debug, Default)]

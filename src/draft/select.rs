@@ -83,11 +83,15 @@ struct Candidate<'a> {
 pub fn select(retrieved: &[Retrieved], request: &Request, budget: Budget) -> Selection {
     let mut selection = Selection::default();
     let asked: HashSet<String> = text::content_stems(&request.text()).into_iter().collect();
-    let best_score = retrieved.iter().map(|found| found.score).fold(f32::MIN, f32::max);
+    let looked_at = &retrieved[..retrieved.len().min(budget.items * 2)];
+    let best_score = looked_at.iter().map(|found| found.score).fold(f32::MIN, f32::max);
+    let worst_score = looked_at.iter().map(|found| found.score).fold(f32::MAX, f32::min);
     let mut candidates: Vec<Candidate> = Vec::new();
     // More items than the budget has room for are looked at: the first may hold nothing but courtesy.
-    for (item, found) in retrieved.iter().enumerate().take(budget.items * 2) {
-        let closeness = if best_score > 0.0 { (found.score / best_score).clamp(0.0, 1.0) } else { 0.5 };
+    for (item, found) in looked_at.iter().enumerate() {
+        // Scores are comparable within one request only: the best item counts fully, the last one looked at not at all.
+        let closeness =
+            if best_score > worst_score { (found.score - worst_score) / (best_score - worst_score) } else { 0.5 };
         let own_language = found.item.language == request.language;
         for (order, sentence) in text::sentences(source_text(found)).into_iter().enumerate().take(LONGEST_SOURCE) {
             if let Some(reason) = injection::suspicious(sentence) {

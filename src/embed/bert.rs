@@ -356,100 +356,25 @@ fn with_values<R>(tensor: &Tensor, read: impl FnOnce(&[f32]) -> R) -> Result<R, 
 }
 
 #[cfg(test)]
-pub mod tests {
-    use std::collections::HashMap;
-    use std::io::Write;
-
-    use candle_nn::VarBuilder;
-    use candle_transformers::models::bert::{BertModel, Config, HiddenAct};
-
-    use super::super::container::tests::tiny_container;
+mod tests {
     use super::super::normalise;
+    use super::super::peer::CandlePeer;
+    use super::super::peer::tests::tiny;
     use super::*;
-
-    /// The container's tensors, decoded, under the names and in the shapes that the Hugging Face hub uses.
-    pub fn hub_tensors(container: &Container) -> HashMap<String, Tensor> {
-        let BertShape { hidden, layers, ffn, vocab, positions, types, .. } = container.shape();
-        let mut tensors = HashMap::new();
-        let mut add = |from: String, to: String, shape: &[usize]| {
-            let values = container.tensor(&from, shape.iter().product()).expect("a tensor of that size");
-            tensors.insert(to, Tensor::from_vec(values, shape, &Device::Cpu).expect("a tensor"));
-        };
-        add("emb.word".into(), "embeddings.word_embeddings.weight".into(), &[vocab, hidden]);
-        add("emb.pos".into(), "embeddings.position_embeddings.weight".into(), &[positions, hidden]);
-        add("emb.type".into(), "embeddings.token_type_embeddings.weight".into(), &[types, hidden]);
-        add("emb.ln.w".into(), "embeddings.LayerNorm.weight".into(), &[hidden]);
-        add("emb.ln.b".into(), "embeddings.LayerNorm.bias".into(), &[hidden]);
-        for layer in 0..layers {
-            for (ours, hubs, inputs, outputs) in [
-                ("q", "attention.self.query", hidden, hidden),
-                ("k", "attention.self.key", hidden, hidden),
-                ("v", "attention.self.value", hidden, hidden),
-                ("ao", "attention.output.dense", hidden, hidden),
-                ("fi", "intermediate.dense", hidden, ffn),
-                ("fo", "output.dense", ffn, hidden),
-            ] {
-                let hubs = format!("encoder.layer.{layer}.{hubs}");
-                add(format!("l{layer}.{ours}.w"), format!("{hubs}.weight"), &[outputs, inputs]);
-                add(format!("l{layer}.{ours}.b"), format!("{hubs}.bias"), &[outputs]);
-            }
-            for (ours, hubs) in [("aln", "attention.output.LayerNorm"), ("oln", "output.LayerNorm")] {
-                let hubs = format!("encoder.layer.{layer}.{hubs}");
-                add(format!("l{layer}.{ours}.w"), format!("{hubs}.weight"), &[hidden]);
-                add(format!("l{layer}.{ours}.b"), format!("{hubs}.bias"), &[hidden]);
-            }
-        }
-        tensors
-    }
-
-    /// candle's own BERT with the same decoded weights.
-    pub fn reference(container: &Container) -> BertModel {
-        let shape = container.shape();
-        let config = Config {
-            vocab_size: shape.vocab,
-            hidden_size: shape.hidden,
-            num_hidden_layers: shape.layers,
-            num_attention_heads: shape.heads,
-            intermediate_size: shape.ffn,
-            hidden_act: HiddenAct::Gelu,
-            max_position_embeddings: shape.positions,
-            type_vocab_size: shape.types,
-            layer_norm_eps: f64::from(shape.norm_eps),
-            ..Config::default()
-        };
-        let weights = VarBuilder::from_tensors(hub_tensors(container), DType::F32, &Device::Cpu);
-        BertModel::load(weights, &config).expect("candle's model")
-    }
-
-    /// What candle's BERT makes of one sequence, mean-pooled.
-    pub fn reference_vector(model: &BertModel, ids: &[u32]) -> Vec<f32> {
-        let ids = Tensor::from_slice(ids, (1, ids.len()), &Device::Cpu).expect("ids");
-        let types = ids.zeros_like().expect("types");
-        let hidden = model.forward(&ids, &types, None).expect("a forward pass");
-        let mut vector = hidden.mean(1).and_then(|mean| mean.squeeze(0)?.to_vec1()).expect("a vector");
-        normalise(&mut vector);
-        vector
-    }
 
     fn cosine(mut vector: Vec<f32>, reference: &[f32]) -> f32 {
         normalise(&mut vector);
         vector.iter().zip(reference).map(|(one, other)| one * other).sum()
     }
 
-    fn tiny() -> Container {
-        let mut file = tempfile::NamedTempFile::new().expect("a file");
-        file.write_all(&tiny_container()).expect("written");
-        Container::open(file.path()).expect("the tiny container")
-    }
-
     #[test]
     fn packed_sequences_give_what_candle_gives_for_each_alone() {
-        let reference_model = reference(&tiny());
+        let peer = CandlePeer::from_container(&tiny()).expect("candle's model");
         let model = PackedBert::load(tiny()).expect("our model");
         let sequences: [&[u32]; 4] = [&[0, 5, 2], &[1], &[0, 3, 4, 5, 6, 7, 1, 1, 2], &[7, 7]];
         let vectors = model.forward(&sequences).expect("vectors");
         for (ids, vector) in sequences.iter().zip(vectors) {
-            let similarity = cosine(vector, &reference_vector(&reference_model, ids));
+            let similarity = cosine(vector, &peer.vector(ids).expect("a vector"));
             assert!(similarity > 0.999_99, "{ids:?}: cosine {similarity}");
         }
         assert!(model.forward(&[]).expect("no vectors").is_empty());

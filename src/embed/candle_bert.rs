@@ -206,11 +206,8 @@ fn name_of(folder: &Path, options: &CandleBertOptions, files: [&[u8]; 3]) -> Str
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
-
-    use super::super::bert::tests::{hub_tensors, reference, reference_vector};
-    use super::super::container::Container;
-    use super::super::container::tests::tiny_container;
+    use super::super::peer::tests::tiny;
+    use super::super::peer::{CandlePeer, hub_tensors};
     use super::*;
 
     const TOKENIZER: &str = r#"{"version":"1.0","truncation":null,"padding":null,"added_tokens":[],"normalizer":null,
@@ -221,17 +218,11 @@ mod tests {
         "max_position_embeddings":16,"type_vocab_size":2,"initializer_range":0.02,"layer_norm_eps":1e-12,
         "pad_token_id":0}"#;
 
-    fn tiny() -> Container {
-        let mut file = tempfile::NamedTempFile::new().expect("a file");
-        file.write_all(&tiny_container()).expect("written");
-        Container::open(file.path()).expect("the tiny container")
-    }
-
     /// A folder with a tiny BERT, as the hub would give it.
     fn tiny_folder() -> tempfile::TempDir {
         let folder = tempfile::tempdir().expect("a folder");
         let weights = folder.path().join("model.safetensors");
-        candle_core::safetensors::save(&hub_tensors(&tiny()), weights).expect("weights");
+        candle_core::safetensors::save(&hub_tensors(&tiny()).expect("tensors"), weights).expect("weights");
         fs::write(folder.path().join("config.json"), CONFIG).expect("config");
         fs::write(folder.path().join("tokenizer.json"), TOKENIZER).expect("tokenizer");
         folder
@@ -243,9 +234,9 @@ mod tests {
         let mut embedder = CandleBertEmbedder::load(folder.path(), CandleBertOptions::default()).expect("an embedder");
         assert_eq!(embedder.dimensions(), 32);
         let vectors = embedder.embed(&["site down", "sitio", "site site is down caido"], Role::Query).expect("vectors");
-        let reference = reference(&tiny());
+        let peer = CandlePeer::from_container(&tiny()).expect("candle's model");
         for (vector, ids) in vectors.iter().zip([vec![2, 3], vec![4], vec![2, 2, 7, 3, 5]]) {
-            let wanted = reference_vector(&reference, &ids);
+            let wanted = peer.vector(&ids).expect("a vector");
             let similarity: f32 = vector.iter().zip(&wanted).map(|(one, other)| one * other).sum();
             assert!(similarity > 0.999_99, "{ids:?}: cosine {similarity}");
         }

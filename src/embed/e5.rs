@@ -55,7 +55,11 @@ impl E5Embedder {
         format!("{}{text}", self.prefixes.of(role))
     }
 
-    fn tokenise(&self, texts: &[&str], role: Role) -> Result<Vec<Vec<u32>>, EmbedError> {
+    /// The token ids that embedding each text reads: prefix, start and end included, cut to the cap.
+    ///
+    /// # Errors
+    /// [`EmbedError::Tokenizer`] when a text cannot be tokenised.
+    pub fn tokenise(&self, texts: &[&str], role: Role) -> Result<Vec<Vec<u32>>, EmbedError> {
         let prefixed = texts.iter().map(|text| self.prefixed(text, role)).collect();
         let encodings = self
             .tokenizer
@@ -142,7 +146,7 @@ fn passes(tokens: &[Vec<u32>]) -> Vec<Vec<usize>> {
 mod tests {
     use std::path::PathBuf;
 
-    use super::super::bert::tests::{reference, reference_vector};
+    use super::super::peer::CandlePeer;
     use super::*;
 
     /// The pulled model files, or none where they have not been pulled.
@@ -166,7 +170,7 @@ mod tests {
     #[test]
     fn vectors_are_those_of_candle_alone_and_in_a_batch() {
         let Some((container, tokenizer)) = model_files() else { return };
-        let reference = reference(&Container::open(&container).expect("the container"));
+        let peer = CandlePeer::load(&container).expect("candle's model");
         let mut embedder = E5Embedder::load(&container, &tokenizer, 128).expect("the embedder");
         let long = "La transmisión se corta cada dos minutos y vuelve sola. ".repeat(60);
         let texts = [
@@ -180,7 +184,7 @@ mod tests {
         assert_eq!(tokens[3].len(), 128);
         let together = embedder.embed(&texts, Role::Query).expect("vectors");
         for ((text, ids), vector) in texts.iter().zip(&tokens).zip(&together) {
-            let with_candle = similarity(vector, &reference_vector(&reference, ids));
+            let with_candle = similarity(vector, &peer.vector(ids).expect("a vector"));
             assert!(with_candle >= 0.9999, "{text:.40}: cosine with candle {with_candle}");
             let alone = embedder.embed(&[text], Role::Query).expect("a vector");
             let with_alone = similarity(vector, &alone[0]);
@@ -221,77 +225,6 @@ mod tests {
         }
         assert!(embedder.embed(&[], Role::Query).expect("nothing").is_empty());
         assert!(embedder.token_count("one two three four five") > embedder.token_count("one two"));
-    }
-
-    /// Measures, asserts little: `cargo test --release --lib embed::e5::tests::speed -- --ignored --nocapture`.
-    #[test]
-    #[ignore = "takes a while and wants an idle machine"]
-    fn speed_beside_candle() {
-        let Some((container, tokenizer)) = model_files() else { return };
-        let reference = reference(&Container::open(&container).expect("the container"));
-        let mut embedder = E5Embedder::load(&container, &tokenizer, DEFAULT_MAX_TOKENS).expect("the embedder");
-        let sentence = "El correo no llega desde ayer, and the client shows error 0x80 when it connects. ";
-        let texts: Vec<String> = (0..60).map(|index| sentence.repeat(1 + index * 7 % 12)).collect();
-        let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
-        let tokens = embedder.tokenise(&texts, Role::Passage).expect("tokens");
-        let total: usize = tokens.iter().map(Vec::len).sum();
-        embedder.embed(&texts[..20], Role::Passage).expect("warmed up");
-
-        let mut ours = f64::INFINITY;
-        let mut candles = f64::INFINITY;
-        for _ in 0..2 {
-            let started = std::time::Instant::now();
-            embedder.embed(&texts, Role::Passage).expect("vectors");
-            ours = ours.min(started.elapsed().as_secs_f64());
-            let started = std::time::Instant::now();
-            reference_batches(&reference, &tokens);
-            candles = candles.min(started.elapsed().as_secs_f64());
-        }
-        let rate = |seconds: f64| total as f64 / seconds;
-        println!(
-            "bulk, {total} tokens in {} texts: {:.0} tokens/s, candle {:.0}",
-            texts.len(),
-            rate(ours),
-            rate(candles)
-        );
-        for repeats in [1, 8, 12] {
-            let text = sentence.repeat(repeats);
-            let ids = embedder.tokenise(&[&text], Role::Query).expect("tokens").remove(0);
-            let ours = median_ms(|| drop(embedder.embed(&[&text], Role::Query).expect("a vector")));
-            let candles = median_ms(|| drop(reference_vector(&reference, &ids)));
-            println!("query of {} tokens: {ours:.1} ms, candle {candles:.1} ms", ids.len());
-        }
-        assert!(ours < candles, "our own forward pass is no faster than candle's");
-    }
-
-    /// candle's BERT over padded batches of 32, sorted by length: how it is meant to be used.
-    fn reference_batches(model: &candle_transformers::models::bert::BertModel, tokens: &[Vec<u32>]) {
-        let mut sorted: Vec<&Vec<u32>> = tokens.iter().collect();
-        sorted.sort_by_key(|ids| ids.len());
-        for batch in sorted.chunks(32) {
-            let width = batch.iter().map(|ids| ids.len()).max().unwrap_or(0);
-            let padded = |filler: u32, of: &dyn Fn(u32) -> u32| -> Vec<u32> {
-                let at = |ids: &Vec<u32>, index: usize| ids.get(index).map_or(filler, |&id| of(id));
-                batch.iter().flat_map(|ids| (0..width).map(|index| at(ids, index)).collect::<Vec<_>>()).collect()
-            };
-            let tensor =
-                |values| candle_core::Tensor::from_vec(values, (batch.len(), width), &candle_core::Device::Cpu);
-            let ids = tensor(padded(1, &|id| id)).expect("ids");
-            let mask = tensor(padded(0, &|_| 1)).expect("mask");
-            model.forward(&ids, &ids.zeros_like().expect("types"), Some(&mask)).expect("a forward pass");
-        }
-    }
-
-    fn median_ms(mut work: impl FnMut()) -> f64 {
-        let mut times: Vec<f64> = (0..7)
-            .map(|_| {
-                let started = std::time::Instant::now();
-                work();
-                started.elapsed().as_secs_f64() * 1_000.0
-            })
-            .collect();
-        times.sort_by(f64::total_cmp);
-        times[times.len() / 2]
     }
 
     #[test]

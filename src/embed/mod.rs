@@ -6,6 +6,7 @@ mod container;
 pub mod e5;
 mod kernels;
 pub mod openai;
+pub mod peer;
 
 use std::path::Path;
 
@@ -14,6 +15,7 @@ use sha2::{Digest, Sha256};
 pub use candle_bert::{CandleBertEmbedder, CandleBertOptions};
 pub use e5::{DEFAULT_MAX_TOKENS, E5Embedder};
 pub use openai::{OpenAiEmbedder, OpenAiOptions};
+pub use peer::CandlePeer;
 
 /// Which side of a search a text is on; e5-like models want to be told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -122,7 +122,7 @@ fn action(
             return Err(Problem::too_large(format!("a text has {} bytes; at most {MAX_TEXT} are taken", text.len())));
         }
     }
-    Ok(ReviewAction { outcome, final_text, note, agent, skill })
+    Ok(ReviewAction { outcome, final_text, note, agent, skill, remember: None })
 }
 
 async fn resolve(state: &AppState, draft: Uuid, action: ReviewAction) -> Result<axum::Json<Reviewed>, Problem> {

@@ -1,32 +1,34 @@
 //! An answer that a person approved becomes memory.
 
+use jiff::Timestamp;
 use uuid::Uuid;
 
-use super::index::{Indexer, LearnError};
+use crate::intake::clean::clean;
 use crate::intake::scrub::scrub;
-use crate::store::content_hash;
-use crate::ticket::{AnswerKind, Author, MemoryItem, MemoryKind, Ticket};
+use crate::store::{Store, StoreError};
+use crate::ticket::{AnswerKind, Author, MemoryItem, MemoryKind};
 
 /// Id under which the memory keeps a ticket of this desk.
 pub fn memory_id(ticket: Uuid) -> String {
     format!("ticket-{ticket}")
 }
 
-/// Puts the ticket with its approved reply into the memory and the index, scrubbed of personal data.
+/// The ticket with the reply that is approved now, as the memory keeps it: scrubbed of personal data.
 ///
 /// # Errors
-/// When the store, the index or the embedding model fails; what reached the store is indexed at the next start.
-pub async fn remember(indexer: &Indexer, ticket: &Ticket, reply: &str) -> Result<(), LearnError> {
-    let messages = indexer.store.messages(ticket.id).await?;
-    let asked: Vec<&str> = messages.iter().filter(|m| m.author == Author::Customer).map(|m| m.body.as_str()).collect();
-    let answered_at = messages.last().map_or(ticket.updated_at, |message| message.created_at);
-    let hours = answered_at.duration_since(ticket.created_at).as_secs_f64() / 3_600.0;
-    let item = MemoryItem {
+/// When the store fails or has no such ticket.
+pub async fn item(store: &Store, ticket: Uuid, reply: &str) -> Result<MemoryItem, StoreError> {
+    let messages = store.messages(ticket).await?;
+    let ticket = store.ticket(ticket).await?;
+    let asked: Vec<String> =
+        messages.iter().filter(|m| m.author == Author::Customer).map(|m| own_words(&m.body)).collect();
+    let hours = Timestamp::now().duration_since(ticket.created_at).as_secs_f64() / 3_600.0;
+    Ok(MemoryItem {
         id: memory_id(ticket.id),
         kind: MemoryKind::Ticket,
-        language: ticket.language.clone(),
-        product: ticket.product.clone(),
-        queue: ticket.queue.clone(),
+        language: ticket.language,
+        product: ticket.product,
+        queue: ticket.queue,
         title: scrub(&ticket.subject).text,
         problem: scrub(&asked.join("\n\n")).text,
         solution: scrub(reply).text,
@@ -34,9 +36,10 @@ pub async fn remember(indexer: &Indexer, ticket: &Ticket, reply: &str) -> Result
         url: None,
         resolved_hours: Some(hours.max(0.0) as f32),
         created_at: Some(ticket.created_at),
-    };
-    let hash = content_hash(&item)?;
-    indexer.store.put_items(&[item], &[hash]).await?;
-    indexer.catch_up(|_| {}).await?;
-    Ok(())
+    })
+}
+
+/// A message without markup, quotes and signature.
+fn own_words(body: &str) -> String {
+    clean(body, usize::MAX).map_or_else(|_| body.to_owned(), |cleaned| cleaned.text)
 }

@@ -265,7 +265,7 @@ mod tests {
         let problem = vec![hit("ruido", "es", 0.87), hit("match", "en", 0.85), hit("noise", "en", 0.81)];
         let tickets = |language: &str, cosine: f32| background(MemoryKind::Ticket, language, 500, cosine);
         let background = vec![tickets("en", 0.81), tickets("es", 0.86)];
-        let legs = Legs { problem, background, ..Legs::default() };
+        let legs = Legs { problem: problem.clone(), solution: problem, background, ..Legs::default() };
         assert_eq!(order(&legs, weighted()), ["match", "ruido", "noise"]);
         assert_eq!(order(&legs, Fusion::Dense), ["ruido", "match", "noise"]);
         // What the thresholds of the desk's policy read is the cosine itself.

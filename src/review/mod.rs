@@ -17,24 +17,25 @@ pub async fn resolve(
     pipeline: &Pipeline,
     indexer: &Indexer,
     draft: Uuid,
-    action: ReviewAction,
+    mut action: ReviewAction,
 ) -> Result<ReviewResult, StoreError> {
     let outcome = action.outcome;
-    let (_, reviewed) = pipeline.store.draft(draft).await?;
+    let (ticket, reviewed) = pipeline.store.draft(draft).await?;
+    if matches!(outcome, Outcome::Approved | Outcome::Edited)
+        && matches!(reviewed.draft.kind, DraftKind::Extractive | DraftKind::Generated)
+    {
+        let reply = action.final_text.as_deref().unwrap_or(&reviewed.draft.text);
+        action.remember = Some(approved::item(&pipeline.store, ticket, reply).await?);
+    }
+    let learned = action.remember.is_some();
     let result = pipeline.store.resolve_draft(draft, action).await?;
-    let ticket = result.ticket.id;
     let event = json!({ "draft_id": draft, "outcome": outcome, "state": result.ticket.state });
     pipeline.events.keep(ticket, "review", &event).await?;
     let name = format!("{outcome:?}").to_lowercase();
     metrics::counter!("respondo_reviews_total", "outcome" => name).increment(1);
-    if matches!(outcome, Outcome::Approved | Outcome::Edited)
-        && matches!(reviewed.draft.kind, DraftKind::Extractive | DraftKind::Generated)
-        && let Some(message) = &result.message
-    {
-        // The reply is already on its way; that it is not yet remembered must not fail the review.
-        if let Err(error) = approved::remember(indexer, &result.ticket, &message.body).await {
-            tracing::warn!(%ticket, %error, "approved answer is not in the memory yet; it is taken up at the next start");
-        }
+    // The reply is already on its way; that it is not yet found must not fail the review.
+    if learned && let Err(error) = indexer.catch_up(|_| {}).await {
+        tracing::warn!(%ticket, %error, "approved answer is not in the index yet; it is taken up at the next start");
     }
     Ok(result)
 }

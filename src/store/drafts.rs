@@ -12,9 +12,9 @@ use uuid::Uuid;
 
 use super::rows::{self, level_of, load_ticket, name_of, now_ms};
 use super::tickets::{audit_message, insert_message, set_state, supersede_drafts};
-use super::{Audit, Store, StoreError, outbox, write_audit};
+use super::{Audit, Store, StoreError, content_hash, memory, outbox, write_audit};
 use crate::ticket::{
-    Author, Decision, Difficulty, Draft, DraftKind, Evidence, Language, Message, Outcome, Ticket, TicketState, Timings,
+    Author, Decision, Difficulty, Draft, DraftKind, Evidence, Language, MemoryItem, Message, Outcome, Ticket, TicketState, Timings,
     Triage, Urgency,
 };
 
@@ -56,6 +56,8 @@ pub struct ReviewAction {
     pub agent: Option<String>,
     /// For `Escalated`: the skill it needs.
     pub skill: Option<String>,
+    /// What the desk learns from it, kept with the outcome or not at all; it still has to be indexed.
+    pub remember: Option<MemoryItem>,
 }
 
 #[derive(Clone, Debug)]
@@ -266,6 +268,9 @@ impl Store {
             let detail = json!({ "automatic": false, "bytes": sent.body.len() });
             audit_message(&mut tx, actor, "reply queued", &sent, detail, now).await?;
             message = Some(sent);
+        }
+        if let Some(item) = &action.remember {
+            memory::upsert(&mut tx, item, &content_hash(item)?, now).await?;
         }
         set_state(&mut tx, ticket_id, state, now).await?;
         let ticket = load_ticket(&mut tx, ticket_id).await?;
