@@ -3,6 +3,7 @@
 pub mod models;
 mod report;
 pub mod requests;
+mod side_by_side;
 
 use sha2::{Digest, Sha256};
 

@@ -258,7 +258,7 @@ in one memory, where more of it finds more articles and fewer tickets.
 `grade 2` are duplicates, `other author` excludes threads of the same person, `short` is the body's first 35 words \
 in lower case without the subject.
 - samples: an invented desk whose two languages mostly cover different problems. 17 requests with known answers show that \
-nothing is broken and say nothing about quality; no weight was picked by them, but the need for the background was \
+nothing is broken and say nothing about quality; they were printed beside every comparison of weights, and the need for the background was \
 seen on them.
 ";
 

@@ -14,8 +14,8 @@ use super::rows::{self, level_of, load_ticket, name_of, now_ms};
 use super::tickets::{audit_message, insert_message, set_state, supersede_drafts};
 use super::{Audit, Store, StoreError, content_hash, memory, outbox, write_audit};
 use crate::ticket::{
-    Author, Decision, Difficulty, Draft, DraftKind, Evidence, Language, MemoryItem, Message, Outcome, Ticket, TicketState, Timings,
-    Triage, Urgency,
+    Author, Decision, Difficulty, Draft, DraftKind, Evidence, Language, MemoryItem, Message, Outcome, Ticket,
+    TicketState, Timings, Triage, Urgency,
 };
 
 /// Most time spent on a difference; what is not compared by then is shown as replaced.

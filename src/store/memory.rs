@@ -242,7 +242,12 @@ async fn known_hashes(
     Ok(known)
 }
 
-pub(super) async fn upsert(conn: &mut SqliteConnection, item: &MemoryItem, hash: &str, now: i64) -> Result<(), StoreError> {
+pub(super) async fn upsert(
+    conn: &mut SqliteConnection,
+    item: &MemoryItem,
+    hash: &str,
+    now: i64,
+) -> Result<(), StoreError> {
     sqlx::query(
         "INSERT INTO memory_items (id, kind, language, product, queue, title, problem, solution, answer_kind, url, \
                                    resolved_hours, created_at, content_hash, stored_at) \
