@@ -17,7 +17,7 @@ use crate::inference::gguf::GgufGenerator;
 use crate::inference::openai::{Endpoint, OpenAiGenerator};
 use crate::inference::{CHAT_MODEL, Inference};
 use crate::learn::index::Indexer;
-use crate::models::{Manifest, ModelStore, default_cache_dir};
+use crate::models::{Manifest, ModelStore, default_cache_dir, free_space};
 use crate::pipeline::Pipeline;
 use crate::retrieve::retriever::Retriever;
 use crate::retrieve::{RetrieveError, VectorStore};
@@ -31,6 +31,8 @@ pub const EMBEDDING_CONTAINER: &str = "e5-small-q4.bin";
 pub const EMBEDDING_TOKENIZER: &str = "tokenizer.json";
 /// Folder of the vector index inside the data folder.
 pub const INDEX_FOLDER: &str = "index";
+/// Free disk space that a start demands: the index engine maps sparse files of about 235 MB.
+const LEAST_FREE_BYTES: u64 = 260_000_000;
 /// Longest wait for one embedding or chat call to a model server.
 const ENDPOINT_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -191,7 +193,9 @@ pub fn load_generator(settings: &Settings) -> Result<Box<dyn Generator>> {
             store.path(model, &name)
         }
     };
-    Ok(Box::new(GgufGenerator::load(&existing(file)?, chosen.context)?))
+    let file = existing(file)?;
+    let loaded = GgufGenerator::load(&file, chosen.context);
+    Ok(Box::new(loaded.with_context(|| format!("cannot load {}; `respondo models verify` checks it", file.display()))?))
 }
 
 pub(crate) fn existing(path: PathBuf) -> Result<PathBuf> {
@@ -207,6 +211,7 @@ async fn open_index(
     degraded: &mut Vec<String>,
 ) -> Result<Arc<dyn VectorStore>> {
     let folder = data.join(INDEX_FOLDER);
+    check_space(data)?;
     let (name, dimensions) = (inference.embedder_name().to_owned(), inference.dimensions());
     let opened = tokio::task::spawn_blocking(move || open_or_reset(&folder, &name, dimensions)).await?;
     let (vectors, rebuilt) = opened?;
@@ -218,6 +223,20 @@ async fn open_index(
         degraded.push("the search index is rebuilt from the store".to_owned());
     }
     Ok(vectors)
+}
+
+/// The engine maps files that grow into the free space; where there is none left, the system ends the process without a
+/// word. So we say it first.
+fn check_space(data: &Path) -> Result<()> {
+    let free = free_space(data).with_context(|| format!("cannot ask for the free space of {}", data.display()))?;
+    anyhow::ensure!(
+        free >= LEAST_FREE_BYTES,
+        "the disk of {} has {} MB left and the search index needs {} MB; free some space or choose another folder with --data",
+        data.display(),
+        free / 1_000_000,
+        LEAST_FREE_BYTES / 1_000_000
+    );
+    Ok(())
 }
 
 /// The index, and whether it had to be started anew.

@@ -92,7 +92,8 @@ impl Pipeline {
         tell(watch, Stage::Triage(Box::new(triage.clone())));
 
         let policy = self.settings.policy.of(request.queue.as_deref());
-        let plan = decide::plan(&triage, &evidence, policy);
+        let has_words = request.text().chars().any(char::is_alphabetic);
+        let plan = if has_words { decide::plan(&triage, &evidence, policy) } else { decide::plan_for_no_words() };
         let drafting = self.drafter.race(request, &evidence, &plan, &clock, watch).await;
         degraded.extend(drafting.degraded.iter().cloned());
         let acknowledgement = self.drafter.acknowledge(request, &triage).filter(|_| plan.kind != PlanKind::Discard);

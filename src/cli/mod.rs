@@ -119,10 +119,11 @@ fn runtime() -> Result<tokio::runtime::Runtime> {
 fn start_log(command: &Command) {
     let level = if matches!(command, Command::Serve(_)) { "info" } else { "warn" };
     // The embedded engine warns that its server's start-up did not run; it is right, and its defaults are what we want.
-    let default = format!("{level},qdrant_edge::common::flags=error,qdrant_edge::common::mmap=error");
+    let default = format!("{level},qdrant_edge=error");
     let filter = tracing_subscriber::EnvFilter::try_from_env("RESPONDO_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(default));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let colour = std::io::IsTerminal::is_terminal(&std::io::stderr()) && std::env::var_os("NO_COLOR").is_none();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colour).init();
 }
 
 /// `respondo stats | head` is not a failure.

@@ -139,6 +139,11 @@ pub fn plan(triage: &Triage, retrieved: &[Retrieved], policy: &QueuePolicy) -> P
     Plan { draft: has_evidence && policy.mode != Mode::Off, kind, reasons }
 }
 
+/// The plan for a message without a single word (emoji, numbers): there is nothing to judge, so it is asked about.
+pub fn plan_for_no_words() -> Plan {
+    Plan { draft: false, kind: PlanKind::Ask, reasons: vec!["the message has no words to go by".to_owned()] }
+}
+
 /// Decides what may happen to `draft`. `guard_passed` is the guard's verdict on it; without a draft it does not matter.
 pub fn decide(
     plan: &Plan,

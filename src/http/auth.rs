@@ -17,7 +17,10 @@ pub async fn require_key(State(state): State<AppState>, request: Request, next: 
     let given = request
         .headers()
         .get(header::AUTHORIZATION)
-        .and_then(|value| value.as_bytes().strip_prefix(b"Bearer "))
+        .and_then(|value| value.as_bytes().split_at_checked(b"bearer ".len()))
+        // The scheme's name is case-insensitive (RFC 9110).
+        .filter(|(scheme, _)| scheme.eq_ignore_ascii_case(b"bearer "))
+        .map(|(_, key)| key)
         .unwrap_or_default();
     match same(given, wanted) {
         true => next.run(request).await,

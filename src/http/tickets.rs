@@ -132,10 +132,15 @@ async fn started(state: &AppState, accepted: Accepted) -> Result<Response, Probl
         events: format!("/v1/tickets/{id}/events"),
     };
     if accepted.replayed {
+        // The first try may have been cut off between the disk and the worker; work that is done is not done again.
+        state.worker.work_on(id);
         return Ok((StatusCode::OK, axum::Json(answer)).into_response());
     }
     metrics::counter!("respondo_messages_total").increment(1);
-    state.pipeline.events.keep(id, "received", &accepted.message).await?;
+    // The message is on disk: from here on nothing may turn the answer into a failure.
+    if let Err(error) = state.pipeline.events.keep(id, "received", &accepted.message).await {
+        tracing::warn!(ticket = %id, %error, "an event is missing from the ticket's stream");
+    }
     state.worker.work_on(id);
     let mut response = (StatusCode::CREATED, axum::Json(&answer)).into_response();
     if let Ok(location) = HeaderValue::from_str(&answer.ticket) {

@@ -24,6 +24,7 @@ use indicatif::DecimalBytes;
 
 pub use manifest::{Manifest, Model, ModelFile, Source, Task, Wheel};
 pub use progress::{Progress, Silent, for_terminal};
+pub(crate) use store::free_space;
 pub use store::{FileReport, ModelStore, Status, default_cache_dir};
 
 /// What can go wrong with models.

@@ -304,7 +304,8 @@ fn create_folder(path: &Path) -> Result<(), ModelError> {
 }
 
 /// Bytes that this user may still write on the disk of an existing folder.
-fn free_space(folder: &Path) -> io::Result<u64> {
+/// Bytes that may still be written to the disk of a folder.
+pub(crate) fn free_space(folder: &Path) -> io::Result<u64> {
     let disk = rustix::fs::statvfs(folder)?;
     Ok(disk.f_bavail.saturating_mul(disk.f_frsize))
 }

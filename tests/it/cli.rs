@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use crate::support::{
     Env, Service, chat_model, command, copy_folder, embedding_model, memory, project, run, run_with_input, stats,
+    turn_to_write,
 };
 
 const REQUEST: &str = "hi, gmail rejects all our mail with 550-5.7.26 SPF did not pass";
@@ -49,6 +50,7 @@ fn ask_gives_json_and_reads_standard_input() {
 
 #[test]
 fn ask_with_the_language_model_shows_when_the_reply_came() {
+    let _turn = turn_to_write();
     let (Some(data), Some(_)) = (memory(), chat_model()) else { return };
     let said = run(data.path(), &crate::writing::PATIENT, &["ask", REQUEST]).ok();
     assert!(said.contains("Writing") && said.contains("first token"), "{said}");

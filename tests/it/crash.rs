@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::support::{Client, Service, chat_model, encode, memory, sent_messages, stats};
+use crate::support::{Client, Service, chat_model, encode, memory, sent_messages, stats, turn_to_write};
 use crate::writing::PATIENT;
 
 const REQUEST: &str =
@@ -122,9 +122,10 @@ fn an_approved_answer_survives_a_kill_and_is_found_once() {
 
 #[test]
 fn a_stop_while_a_draft_is_written_parks_or_finishes_it_and_a_kill_loses_nothing() {
+    let _turn = turn_to_write();
     let (Some(data), Some(_)) = (memory(), chat_model()) else { return };
     let hasty: Vec<_> = PATIENT.into_iter().chain([("RESPONDO_SERVER__SHUTDOWN_SECONDS", "1")]).collect();
-    let calm: Vec<_> = PATIENT.into_iter().chain([("RESPONDO_SERVER__SHUTDOWN_SECONDS", "80")]).collect();
+    let calm: Vec<_> = PATIENT.into_iter().chain([("RESPONDO_SERVER__SHUTDOWN_SECONDS", "200")]).collect();
 
     // Little time to stop in: the ticket is parked.
     let service = Service::on(data.path(), &hasty);

@@ -148,7 +148,7 @@ fn a_database_that_is_none_is_named_and_left_alone() {
     assert!(fs::read_to_string(&file).expect("still there").starts_with("this is no database"));
 }
 
-/// A disk of a few megabytes, seen by the service alone: it goes away with the process and needs no rights of our own.
+/// A small disk, seen by the service alone: it goes away with the process and needs no rights of our own.
 #[test]
 fn on_a_full_disk_nothing_is_half_accepted_and_work_goes_on_when_there_is_room() {
     let Some(data) = memory() else { return };
@@ -158,8 +158,7 @@ fn on_a_full_disk_nothing_is_half_accepted_and_work_goes_on_when_there_is_room()
         return;
     }
     let mount = tempfile::tempdir().expect("temporary folder");
-    let script =
-        "mount -t tmpfs -o size=48m none \"$1\" && cp -r --sparse=always \"$2/.\" \"$1\" && exec \"$3\" serve --port 0";
+    let script = "mount -t tmpfs -o size=400m none \"$1\" && cp -r --sparse=always \"$2/.\" \"$1\" && exec \"$3\" serve --port 0";
     let mut command = Command::new("unshare");
     command.args(["--map-root-user", "--mount", "sh", "-c", script, "sh"]);
     command.arg(mount.path()).arg(data.path()).arg(env!("CARGO_BIN_EXE_respondo"));

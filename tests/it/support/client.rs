@@ -9,7 +9,7 @@ use ureq::Agent;
 use ureq::http::{HeaderMap, Request};
 
 /// Longest wait for one answer, and for one event stream.
-const LIMIT: Duration = Duration::from_secs(120);
+const LIMIT: Duration = Duration::from_secs(300);
 
 /// Talks to one service on this machine.
 #[derive(Clone)]

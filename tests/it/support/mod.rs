@@ -7,7 +7,7 @@ use std::fs::File;
 use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
-use std::sync::OnceLock;
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use respondo::app::EMBEDDING_MODEL;
 use respondo::inference::CHAT_MODEL;
@@ -66,6 +66,7 @@ pub fn configure(command: &mut Command, data: &Path, env: Env) {
             command.env_remove(&name);
         }
     }
+    command.env_remove("RUST_BACKTRACE");
     // No `respondo.toml` lies there.
     command.current_dir(env!("CARGO_TARGET_TMPDIR"));
     command.env("RESPONDO_DATA", data).env("RESPONDO_LOG", "error,respondo=info");
@@ -118,6 +119,12 @@ pub fn chat_model() -> Option<PathBuf> {
     let folder = model_folder(CHAT_MODEL)?;
     let files = std::fs::read_dir(folder).expect("model folder");
     files.map(|file| file.expect("entry").path()).find(|path| path.extension().is_some_and(|e| e == "gguf"))
+}
+
+/// One test at a time lets the language model work: it needs all cores and more than a gigabyte.
+pub fn turn_to_write() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A data folder of one's own with the sample tickets and articles in it, indexed; None without the embedding model.

@@ -14,7 +14,7 @@ use super::{Client, Env, command, memory};
 
 /// Longest wait for a service to listen; loading a model on a busy machine takes seconds.
 const START_LIMIT: Duration = Duration::from_secs(90);
-const STOP_LIMIT: Duration = Duration::from_secs(90);
+const STOP_LIMIT: Duration = Duration::from_secs(240);
 
 /// A service process; killed when dropped.
 pub struct Service {
