@@ -35,6 +35,8 @@ use crate::triage::TriageModel;
 const EMBED_LIMIT: Duration = Duration::from_secs(4);
 /// Candidates taken from each search and language before they are fused and folded.
 const CANDIDATES: usize = 100;
+/// Items looked up and compared for each one that is shown.
+const FOLDED_PER_SHOWN: usize = 3;
 
 /// News of a request in progress, in the order in which they can be shown.
 #[derive(Clone, Debug)]
@@ -235,7 +237,9 @@ impl Pipeline {
     /// When the index or the store fails.
     pub async fn search(&self, query: SearchQuery, limit: usize) -> anyhow::Result<Vec<Retrieved>> {
         let retriever = Arc::clone(&self.retriever);
-        let ranked = tokio::task::spawn_blocking(move || retriever.rank(&query)).await??;
+        let mut ranked = tokio::task::spawn_blocking(move || retriever.rank(&query)).await??;
+        // Folding compares every pair: a few more than are shown leave room for duplicates, hundreds would take seconds.
+        ranked.truncate(limit * FOLDED_PER_SHOWN);
         let ids: Vec<String> = ranked.iter().map(|hit| hit.memory_id.clone()).collect();
         let items = self.store.items(&ids).await?;
         let found = ranked

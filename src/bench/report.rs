@@ -16,6 +16,10 @@ pub(super) fn markdown(cases: &[Case], health: &Health, about: &[(&str, String)]
     quality(&mut out, cases, health);
     out.push_str("\n## What came out\n\n");
     counts(&mut out, cases);
+    out.push_str("\n## Found in no evidence\n\nBy a plain search for words with digits, links, paths and menu steps, which shares no code with the guard and takes rephrased ones for invented.\n\n");
+    for case in cases.iter().filter(|case| !case.unsupported.is_empty()) {
+        out.push_str(&format!("- {}: `{}`\n", case.row.id, case.unsupported.join("`, `")));
+    }
     out.push_str("\n## Requests and replies, unedited\n\nChosen by hash, half of them from those that got the weakest treatment: no reply of our own, something cut by the guard, or evidence least similar.\n");
     shown(cases).into_iter().for_each(|case| pair(&mut out, case));
     out
@@ -25,6 +29,9 @@ fn speed(out: &mut String, cases: &[Case]) {
     let mut row = |name: &str, figures: Vec<f32>, scale: f32, unit: &str| {
         let mut figures = figures;
         figures.sort_by(f32::total_cmp);
+        if figures.is_empty() {
+            return;
+        }
         let at = |share| quantile(&figures, share) / scale;
         out.push_str(&format!("| {name} | {:.1} {unit} | {:.1} {unit} | {} |\n", at(0.5), at(0.95), figures.len()));
     };
@@ -130,7 +137,9 @@ fn shown(cases: &[Case]) -> Vec<&Case> {
     let mut weakest = by_hash.clone();
     let best = |case: &Case| case.answer.evidence.iter().map(|found| found.similarity).fold(0.0, f32::max);
     weakest.sort_by(|a, b| {
-        let rank = |case: &Case| (has_answer(case), reply(case).is_none_or(|draft| draft.findings.is_empty()));
+        let rank = |case: &Case| {
+            (case.unsupported.is_empty(), has_answer(case), reply(case).is_none_or(|draft| draft.findings.is_empty()))
+        };
         rank(a).cmp(&rank(b)).then(best(a).total_cmp(&best(b)))
     });
     let mut chosen: Vec<&Case> = by_hash.into_iter().take(PAIRS / 2).collect();

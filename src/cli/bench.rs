@@ -39,8 +39,11 @@ pub struct RequestsArgs {
     /// Seconds that a reply may take, in place of the setting.
     #[arg(long)]
     deadline: Option<f32>,
+    /// Whose texts these are; the report quotes them.
+    #[arg(long, default_value = "support.mozilla.org contributors, CC BY-SA 3.0")]
+    source: String,
     /// Where the report goes.
-    #[arg(long)]
+    #[arg(long, default_value = "docs/requests-report.md")]
     out: PathBuf,
 }
 
@@ -170,6 +173,7 @@ async fn run_requests(mut settings: Settings, args: RequestsArgs) -> Result<()> 
         ("command", std::env::args().collect::<Vec<_>>().join(" ").replace("target/release/", "")),
         ("date", jiff::Zoned::now().date().to_string()),
         ("machine", machine()),
+        ("requests", args.source),
         ("models", models),
         ("memory", format!("{} (a request's own ticket is left out)", kinds.join(", "))),
         ("deadline of a reply", format!("{deadline} s")),

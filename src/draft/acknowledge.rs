@@ -118,13 +118,14 @@ fn topic(request: &Request) -> Option<String> {
     static UNFIT: LazyLock<Regex> = LazyLock::new(|| {
         Regex::new(r"\S+@\S+|https?://\S+|www\.\S+|\+?\d[\d .-]{7,}\d|[«»<>{}\[\]|]").expect("constant pattern")
     });
+    // Who gives orders in one sentence may go on in the next: nothing of such a message is said back.
+    if text::sentences(&request.text()).into_iter().any(|sentence| injection::suspicious(sentence).is_some()) {
+        return None;
+    }
     let subject = request.subject.trim();
     let candidates = std::iter::once(subject).chain(text::sentences(&request.body).into_iter().take(3));
     for candidate in candidates {
-        if injection::suspicious(candidate).is_some()
-            || UNFIT.is_match(candidate)
-            || text::content_stems(candidate).is_empty()
-        {
+        if UNFIT.is_match(candidate) || text::content_stems(candidate).is_empty() {
             continue;
         }
         let one_line = candidate.split_whitespace().collect::<Vec<_>>().join(" ").replace('"', "'");

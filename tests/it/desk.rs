@@ -4,7 +4,7 @@ use std::thread;
 
 use serde_json::{Value, json};
 
-use crate::support::{Client, sent_messages, shared};
+use crate::support::{Client, Service, sent_messages, shared};
 
 /// A request that the memory answers, from somebody who says who he is.
 const REQUEST: &str = "Hi, made a DJ account for a friend, butt says invalid password and the log says SRC-03. He uses port \
@@ -168,4 +168,32 @@ fn the_queue_is_ordered_by_urgency_then_time_left() {
     for wrong in ["limit=0", "limit=201", "limit=x", "state=lost", "cursor=1.2.3", "colour=red"] {
         client.get(&format!("/v1/queue?{wrong}")).problem(400);
     }
+}
+
+#[test]
+fn where_the_policy_allows_it_a_reply_goes_out_by_itself_and_critical_ones_never_do() {
+    let env = [
+        ("RESPONDO_POLICY__DEFAULT__MODE", "send"),
+        ("RESPONDO_POLICY__DEFAULT__MIN_ANSWER_PROBABILITY", "0"),
+        ("RESPONDO_POLICY__DEFAULT__MIN_SIMILARITY", "0"),
+        ("RESPONDO_POLICY__DEFAULT__MIN_SUPPORT", "0"),
+    ];
+    let Some(service) = Service::with_memory(&env) else { return };
+    let client = service.client();
+    let mut sent = 0;
+    for request in crate::support::sample_requests() {
+        let view = client.worked_ticket(request["body"].as_str().expect("body"));
+        let decision = &view["decisions"][0]["decision"];
+        let messages = sent_messages(&view);
+        assert!(messages.len() <= 1, "{messages:?}");
+        if decision["action"] == "send" {
+            sent += 1;
+            assert_eq!(view["ticket"]["state"], "answered");
+            assert_eq!(messages, [view["drafts"][0]["draft"]["text"].as_str().expect("text")]);
+            assert_ne!(view["ticket"]["urgency"], "critical");
+        } else {
+            assert_ne!(view["ticket"]["state"], "answered", "{decision}");
+        }
+    }
+    assert!(sent > 0, "no reply went out by itself: the test proves nothing");
 }
