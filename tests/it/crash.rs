@@ -34,11 +34,14 @@ fn index_is_whole(client: &Client, data: &Path) {
     assert_eq!(stats(data)["memory"]["unindexed"], 0);
 }
 
+/// Waits, with the client and the ticket's id, until the process is to be killed.
+type Moment<'a> = &'a dyn Fn(&Client, &str);
+
 #[test]
 fn tickets_survive_a_kill_at_any_moment_and_are_answered_once() {
     let Some(data) = memory() else { return };
     let mut tickets = Vec::new();
-    let moments: [&dyn Fn(&Client, &str); 7] = [
+    let moments: [Moment<'_>; 7] = [
         &|_, _| {},
         &|_, _| sleep(Duration::from_millis(10)),
         &|_, _| sleep(Duration::from_millis(30)),

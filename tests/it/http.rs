@@ -19,6 +19,9 @@ fn order(event: &Event) -> (i64, u32) {
     (kept.parse().expect("number"), token.parse().expect("number"))
 }
 
+/// One call, and the status it got.
+type Asked<'a> = &'a dyn Fn(&Client) -> u16;
+
 #[test]
 fn a_new_ticket_is_created_with_its_place() {
     let Some(service) = shared() else { return };
@@ -242,7 +245,7 @@ fn with_an_api_key_only_its_holders_are_served() {
     let anonymous = service.client();
     let wrong = service.client().with_key("a-key-for-this-test-onlY");
     let holder = service.client().with_key(key);
-    let asked: [(&str, &dyn Fn(&Client) -> u16); 4] = [
+    let asked: [(&str, Asked<'_>); 4] = [
         ("ticket", &|client| client.post("/v1/tickets", &json!({ "body": REQUEST })).status),
         ("queue", &|client| client.get("/v1/queue").status),
         ("search", &|client| client.get("/v1/memory/search?q=correo").status),
