@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 use tokenizers::Tokenizer;
 
 use super::e5::{cut_ids, load_tokenizer};
-use super::{DEFAULT_MAX_TOKENS, EmbedError, Embedder, Prefixes, Role, cut, normalise};
+use super::{DEFAULT_MAX_TOKENS, EmbedError, Embedder, Prefixes, Role, cut, in_batches, normalise};
 
 /// Texts in one forward pass; all are padded to the longest of them.
 const BATCH: usize = 16;
@@ -166,16 +166,7 @@ impl Embedder for CandleBertEmbedder {
 
     fn embed(&mut self, texts: &[&str], role: Role) -> Result<Vec<Vec<f32>>, EmbedError> {
         let tokens = self.tokenise(texts, role)?;
-        let mut order: Vec<usize> = (0..tokens.len()).collect();
-        order.sort_by_key(|&index| tokens[index].len());
-        let mut vectors = vec![Vec::new(); texts.len()];
-        for batch in order.chunks(BATCH) {
-            let sequences: Vec<&[u32]> = batch.iter().map(|&index| tokens[index].as_slice()).collect();
-            for (&index, vector) in batch.iter().zip(self.forward(&sequences)?) {
-                vectors[index] = vector;
-            }
-        }
-        Ok(vectors)
+        in_batches(&tokens, BATCH, |sequences| self.forward(sequences))
     }
 }
 

@@ -111,6 +111,24 @@ pub fn content_key(model: &str, role: Role, text: &str) -> String {
     hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// Runs a padded forward pass over sequences of about one length at a time; the vectors come in the order of `sequences`.
+fn in_batches(
+    sequences: &[Vec<u32>],
+    size: usize,
+    mut forward: impl FnMut(&[&[u32]]) -> Result<Vec<Vec<f32>>, EmbedError>,
+) -> Result<Vec<Vec<f32>>, EmbedError> {
+    let mut order: Vec<usize> = (0..sequences.len()).collect();
+    order.sort_by_key(|&index| sequences[index].len());
+    let mut vectors = vec![Vec::new(); sequences.len()];
+    for batch in order.chunks(size) {
+        let together: Vec<&[u32]> = batch.iter().map(|&index| sequences[index].as_slice()).collect();
+        for (&index, vector) in batch.iter().zip(forward(&together)?) {
+            vectors[index] = vector;
+        }
+    }
+    Ok(vectors)
+}
+
 /// The start of a text, at most `bytes` long, cut between two characters.
 fn cut(text: &str, bytes: usize) -> &str {
     &text[..text.floor_char_boundary(bytes)]

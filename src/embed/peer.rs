@@ -8,7 +8,7 @@ use candle_nn::VarBuilder;
 use candle_transformers::models::bert::{BertModel, Config, HiddenAct};
 
 use super::container::{BertShape, Container};
-use super::{EmbedError, normalise};
+use super::{EmbedError, in_batches, normalise};
 
 /// Sequences in one forward pass, padded to the longest of them.
 const BATCH: usize = 32;
@@ -65,16 +65,7 @@ impl CandlePeer {
     /// # Errors
     /// As [`CandlePeer::vector`].
     pub fn vectors(&self, sequences: &[Vec<u32>]) -> Result<Vec<Vec<f32>>, EmbedError> {
-        let mut order: Vec<usize> = (0..sequences.len()).collect();
-        order.sort_by_key(|&index| sequences[index].len());
-        let mut vectors = vec![Vec::new(); sequences.len()];
-        for batch in order.chunks(BATCH) {
-            let padded: Vec<&[u32]> = batch.iter().map(|&index| sequences[index].as_slice()).collect();
-            for (&index, vector) in batch.iter().zip(self.batch(&padded)?) {
-                vectors[index] = vector;
-            }
-        }
-        Ok(vectors)
+        in_batches(sequences, BATCH, |padded| self.batch(padded))
     }
 
     fn batch(&self, sequences: &[&[u32]]) -> Result<Vec<Vec<f32>>, EmbedError> {

@@ -1,6 +1,7 @@
 //! The HTTP API: a thin skin over the pipeline and the store.
 
 mod auth;
+mod body;
 mod drafts;
 mod extract;
 mod health;
@@ -84,6 +85,7 @@ pub fn router(state: AppState) -> Router {
             Problem::method_not_allowed("this address does not take this method; /docs lists them").into_response()
         })
         .layer(DefaultBodyLimit::max(max_body))
+        .layer(middleware::from_fn_with_state(max_body, body::read_whole))
         .layer(CatchPanicLayer::custom(|_| {
             Problem::internal("unexpected failure; the log has details").into_response()
         }))
