@@ -73,18 +73,7 @@ impl App {
         let inference = Inference::start(models.embedder, models.generator);
         let vectors = open_index(&settings.data.folder, &inference, &store, &mut degraded).await?;
         let indexer = Indexer { store: store.clone(), inference: inference.clone(), vectors: Arc::clone(&vectors) };
-        let prompts = Prompts::load()?;
-        let triage = TriageModel::embedded().context("built-in triage model")?.for_embedder(inference.embedder_name());
-        let pipeline = Pipeline {
-            store: store.clone(),
-            events: Events::new(store.clone()),
-            inference: inference.clone(),
-            retriever: Arc::new(Retriever::new(Arc::clone(&vectors))),
-            triage: Arc::new(triage),
-            drafter: Arc::new(Drafter::new(prompts, inference.clone(), &settings)),
-            usual_time: store.memory_stats().await?.expected_time,
-            settings: Arc::clone(&settings),
-        };
+        let pipeline = pipeline(&settings, &store, &inference, &vectors).await?;
         Ok(Self { settings, store, inference, vectors, indexer, pipeline, degraded })
     }
 
@@ -96,6 +85,30 @@ impl App {
         }
         self.store.close().await;
     }
+}
+
+/// The stages over a store, its index and the models.
+///
+/// # Errors
+/// When a prompt is malformed or the store fails.
+pub async fn pipeline(
+    settings: &Arc<Settings>,
+    store: &Store,
+    inference: &Inference,
+    vectors: &Arc<dyn VectorStore>,
+) -> Result<Pipeline> {
+    let prompts = Prompts::load(settings.draft.prompts())?;
+    let triage = TriageModel::embedded().context("built-in triage model")?.for_embedder(inference.embedder_name());
+    Ok(Pipeline {
+        store: store.clone(),
+        events: Events::new(store.clone()),
+        inference: inference.clone(),
+        retriever: Arc::new(Retriever::with_fusion(Arc::clone(vectors), settings.retrieval.fusion())),
+        triage: Arc::new(triage),
+        drafter: Arc::new(Drafter::new(prompts, inference.clone(), settings)),
+        usual_time: store.memory_stats().await?.expected_time,
+        settings: Arc::clone(settings),
+    })
 }
 
 struct Models {

@@ -89,7 +89,13 @@ pub struct Pipeline {
 impl Pipeline {
     /// Answers a request without recording it. `watch` hears of each stage as it is done.
     pub async fn answer(&self, request: &Request, watch: &UnboundedSender<Stage>) -> Answer {
-        let Judged { triage, evidence, mut degraded, timings, clock } = self.judge(request).await;
+        let judged = self.judge(request).await;
+        self.reply(request, judged, watch).await
+    }
+
+    /// Drafts a reply to a judged request and decides what may happen to it.
+    pub async fn reply(&self, request: &Request, judged: Judged, watch: &UnboundedSender<Stage>) -> Answer {
+        let Judged { triage, evidence, mut degraded, timings, clock } = judged;
         tell(watch, Stage::Evidence(evidence.clone()));
         tell(watch, Stage::Triage(Box::new(triage.clone())));
 

@@ -9,6 +9,7 @@ use figment::providers::{Env, Format, Toml};
 use serde::Deserialize;
 
 use crate::decide::Policy;
+use crate::retrieve::fuse::{Fusion, Weights};
 
 const DEFAULTS: &str = include_str!("../config.default.toml");
 /// Read from the working folder when `--config` names no file.
@@ -32,6 +33,7 @@ pub struct Settings {
     pub models: Models,
     pub embedding: Embedding,
     pub generation: Generation,
+    pub retrieval: Retrieval,
     pub draft: Draft,
     pub intake: Intake,
     pub policy: Policy,
@@ -105,13 +107,60 @@ pub struct Generation {
 
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
+pub struct Retrieval {
+    pub fusion: FusionKind,
+    pub ticket_solution: f32,
+    pub article_passage: f32,
+    pub ticket_words: f32,
+    pub article_words: f32,
+    pub lexical_half: f32,
+    pub article_bonus: f32,
+}
+
+/// [`Fusion`] without its weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FusionKind {
+    Weighted,
+    Rrf,
+    Dense,
+    Lexical,
+}
+
+impl Retrieval {
+    /// How the searches become one list.
+    pub fn fusion(&self) -> Fusion {
+        match self.fusion {
+            FusionKind::Lexical => Fusion::Lexical,
+            FusionKind::Dense => Fusion::Dense,
+            FusionKind::Rrf => Fusion::Rrf,
+            FusionKind::Weighted => Fusion::Weighted(Weights {
+                ticket_solution: self.ticket_solution,
+                article_passage: self.article_passage,
+                ticket_words: self.ticket_words,
+                article_words: self.article_words,
+                lexical_half: self.lexical_half,
+                article_bonus: self.article_bonus,
+            }),
+        }
+    }
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Draft {
+    pub prompts: PathBuf,
     pub deadline_seconds: f32,
     pub evidence_tokens: usize,
     pub retrieved: usize,
 }
 
 impl Draft {
+    /// Folder of the team's own prompts; None for the built-in ones.
+    pub fn prompts(&self) -> Option<&Path> {
+        Some(self.prompts.as_path()).filter(|path| !path.as_os_str().is_empty())
+    }
+
     pub fn deadline(&self) -> Duration {
         Duration::from_secs_f32(self.deadline_seconds)
     }
@@ -172,6 +221,14 @@ impl Settings {
         if !(1..=50).contains(&self.draft.retrieved) {
             return invalid("draft.retrieved", "must be between 1 and 50");
         }
+        let weights = &self.retrieval;
+        let shares = [weights.ticket_solution, weights.article_passage];
+        if shares.iter().any(|share| !(0.0..=1.0).contains(share)) {
+            return invalid("retrieval", "ticket_solution and article_passage are shares between 0 and 1");
+        }
+        if !(weights.lexical_half > 0.0 && weights.lexical_half.is_finite()) {
+            return invalid("retrieval.lexical_half", "must be greater than 0");
+        }
         if self.generation.max_tokens == 0 || self.generation.max_tokens * 2 > self.generation.context {
             return invalid("generation.max_tokens", "must be at least 1 and at most half of generation.context");
         }
@@ -216,6 +273,13 @@ mod tests {
         let error = load("[server]\naddress = \"0.0.0.0\"\n").expect_err("no key").to_string();
         assert!(error.contains("server.api_key"), "{error}");
         assert!(load("[server]\naddress = \"0.0.0.0\"\napi_key = \"0123456789abcdef\"\n").is_ok());
+    }
+
+    #[test]
+    fn the_default_fusion_is_the_measured_one() {
+        let settings = load("").expect("defaults");
+        assert_eq!(settings.retrieval.fusion(), Fusion::Weighted(Weights::default()));
+        assert!(load("[retrieval]\nticket_solution = 1.5\n").is_err());
     }
 
     #[test]

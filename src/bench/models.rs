@@ -190,7 +190,7 @@ impl ChatPrompts {
         };
         let found = samples.iter().filter(|row| asked.relevant.contains(&row.id));
         let evidence: Vec<Evidence> = found.enumerate().map(|(index, row)| evidence(index + 1, row)).collect();
-        let reply = Prompts::load()?.reply(&request, &evidence, &Language::EN, 1)?;
+        let reply = Prompts::load(None)?.reply(&request, &evidence, &Language::EN, 1)?;
         Ok(Self { reading, reply })
     }
 }

@@ -10,9 +10,10 @@ use serde::Deserialize;
 use tokio::sync::mpsc::unbounded_channel;
 
 use super::shuffle_key;
+use crate::eval::invented::invented;
 use crate::intake;
 use crate::pipeline::{Answer, Pipeline};
-use crate::ticket::{DraftKind, Language, Request};
+use crate::ticket::{Language, Request};
 
 /// Chosen once; another seed gives another sample.
 const SEED: &str = "respondo-bench";
@@ -94,7 +95,7 @@ pub async fn run(pipeline: &Pipeline, rows: Vec<Row>, mut progress: impl FnMut(u
         let wanted = if row.lang == "es" { Language::ES } else { Language::EN };
         cases.push(Case {
             reply_language_fits: intake::language::is_language(&text, &wanted),
-            unsupported: unsupported(&answer, &request),
+            unsupported: answer.draft.as_ref().map(|draft| invented(draft, &request.text())).unwrap_or_default(),
             row,
             request,
             answer,
@@ -102,54 +103,6 @@ pub async fn run(pipeline: &Pipeline, rows: Vec<Row>, mut progress: impl FnMut(u
         progress(position + 1);
     }
     Ok(cases)
-}
-
-/// Hard facts of a reply that are found nowhere. Acknowledgements are ours: their times come from data.
-fn unsupported(answer: &Answer, request: &Request) -> Vec<String> {
-    let Some(draft) = answer.draft.as_ref().filter(|d| matches!(d.kind, DraftKind::Generated | DraftKind::Extractive))
-    else {
-        return Vec::new();
-    };
-    let mut known = plain(&request.text());
-    for evidence in &draft.evidence {
-        known.push_str(&plain(&format!(
-            " {} {} {}",
-            evidence.title,
-            evidence.text,
-            evidence.url.as_deref().unwrap_or("")
-        )));
-    }
-    hard_tokens(&draft.text).into_iter().filter(|token| !known.contains(&plain(token))).collect()
-}
-
-/// Words that hold a digit, a slash, a backslash, an at sign or an inner dot, and the steps of menu paths.
-fn hard_tokens(text: &str) -> Vec<String> {
-    let trim: &[char] =
-        &['.', ',', ';', ':', '!', '?', '(', ')', '[', ']', '"', '«', '»', '“', '”', '¿', '¡', '*', '\''];
-    let mut tokens: Vec<String> = text
-        .split_whitespace()
-        .map(|word| word.trim_matches(trim))
-        .filter(|word| {
-            let inner_dot = word.trim_end_matches('.').contains('.') && word.len() > 4;
-            word.chars().any(|c| c.is_ascii_digit()) || word.contains(['/', '\\', '@']) || inner_dot
-        })
-        .map(str::to_owned)
-        .collect();
-    for sentence in text.split(['\n', '.', '?', '!']) {
-        let steps: Vec<&str> = sentence.split(['>', '→', '≫']).collect();
-        // Inner steps are whole; the first and the last run into the sentence and are checked by one word.
-        tokens.extend(steps.iter().skip(1).rev().skip(1).map(|step| step.trim_matches(trim).trim().to_owned()));
-        if steps.len() > 1 {
-            tokens.extend(steps[0].split_whitespace().next_back().map(|word| word.trim_matches(trim).to_owned()));
-        }
-    }
-    tokens.retain(|token| !token.is_empty());
-    tokens
-}
-
-/// Lower case, single spaces.
-fn plain(text: &str) -> String {
-    text.to_lowercase().split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 /// Asks `/healthz` again and again from a thread of its own until told to stop.
@@ -204,19 +157,4 @@ pub fn write_report(path: &PathBuf, cases: &[Case], health: &Health, about: &[(&
         std::fs::create_dir_all(folder)?;
     }
     std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn hard_tokens_are_numbers_links_and_steps() {
-        let tokens =
-            hard_tokens("Open Tools > Account Settings > Server, use port 993. See https://a.example/b (v115.3).");
-        for token in ["993", "https://a.example/b", "v115.3", "Account Settings", "Tools"] {
-            assert!(tokens.iter().any(|t| t == token), "{token} in {tokens:?}");
-        }
-        assert!(hard_tokens("Please restart the program.").is_empty());
-    }
 }

@@ -15,6 +15,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
+use crate::eval::command::EvalCommand;
 use crate::models::command::ModelsCommand;
 use crate::settings::Settings;
 
@@ -60,6 +61,9 @@ enum Command {
     /// Measure quality and speed.
     #[command(subcommand)]
     Bench(bench::BenchCommand),
+    /// Evaluate the quality of answers, and gate changes by it.
+    #[command(subcommand)]
+    Eval(EvalCommand),
     /// Say what is missing and how to mend it.
     Doctor {
         #[arg(long)]
@@ -77,22 +81,24 @@ enum TrainCommand {
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     start_log(&cli.command);
+    // 1 means "worse" there.
+    let failure = ExitCode::from(if matches!(cli.command, Command::Eval(_)) { 3 } else { 1 });
     match run(cli) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
-            ExitCode::FAILURE
+            failure
         }
     }
 }
 
-fn run(cli: Cli) -> Result<()> {
+fn run(cli: Cli) -> Result<ExitCode> {
     let mut settings = Settings::load(cli.config.as_deref())?;
     if let Some(data) = cli.data {
         settings.data.folder = data;
     }
-    match cli.command {
+    let done = match cli.command {
         Command::Models(command) => {
             let (manifest, store) = crate::app::model_store(&settings)?;
             crate::models::command::run(command, &manifest, &store)
@@ -107,7 +113,9 @@ fn run(cli: Cli) -> Result<()> {
         Command::Stats { json } => runtime()?.block_on(stats::run(settings, json)),
         Command::Bench(command) => runtime()?.block_on(bench::run(settings, command)),
         Command::Doctor { json } => runtime()?.block_on(doctor::run(settings, json)),
-    }
+        Command::Eval(command) => return Ok(runtime()?.block_on(crate::eval::command::main(settings, command))),
+    };
+    done.map(|()| ExitCode::SUCCESS)
 }
 
 /// Few threads: the inference thread needs the cores, and nothing here blocks for long.

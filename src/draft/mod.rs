@@ -17,7 +17,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use crate::decide::{Plan, PlanKind};
 use crate::inference::{Inference, InferenceError, News};
 use crate::pipeline::{Clock, Stage, tell};
-use crate::settings::Settings;
+use crate::settings::{GenerationKind, Settings};
 use crate::ticket::{Draft, DraftKind, Finding, Language, Request, Retrieved, Triage};
 use guard::{GuardContext, Verdict};
 use prompt::Prompts;
@@ -47,12 +47,15 @@ pub struct Drafter {
     inference: Inference,
     max_tokens: usize,
     evidence_tokens: usize,
+    /// False where the settings want extractive replies only.
+    generates: bool,
 }
 
 impl Drafter {
     pub fn new(prompts: Prompts, inference: Inference, settings: &Settings) -> Self {
         let (max_tokens, evidence_tokens) = (settings.generation.max_tokens, settings.draft.evidence_tokens);
-        Self { prompts, inference, max_tokens, evidence_tokens }
+        let generates = settings.generation.kind != GenerationKind::None;
+        Self { prompts, inference, max_tokens, evidence_tokens, generates }
     }
 
     pub fn prompts(&self) -> &Prompts {
@@ -83,7 +86,7 @@ impl Drafter {
             drafting.passed = true;
             tell(watch, Stage::Extractive(Box::new(draft.clone())));
         }
-        if !selection.evidence.is_empty() {
+        if self.generates && !selection.evidence.is_empty() {
             self.generate(request, &selection, clock, watch, &mut drafting).await;
         }
         drafting

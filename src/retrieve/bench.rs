@@ -9,11 +9,12 @@ use uuid::Uuid;
 
 use super::fuse::{Fusion, Weights, fuse};
 use super::memory::MemoryStore;
-use super::metrics::{Estimate, bootstrap_mean, ndcg, recall, reciprocal_rank};
 use super::question_sets::{Asked, QuestionSet, help_articles, invented_desk, similar_tickets, stackfaq};
 use super::retriever::best_passages;
 use super::{Filter, MemoryPoint, RetrieveError, SearchQuery, VectorStore, plan_points};
 use crate::embed::{EmbedError, Embedder, Role};
+use crate::eval::ranking::{Qrels, ndcg, recall, reciprocal_rank};
+use crate::eval::stats::{Estimate, bootstrap_mean};
 use crate::ticket::{MemoryItem, MemoryKind};
 
 const CUTOFF: usize = 10;
@@ -141,12 +142,13 @@ fn score(asked: &Asked, vector: Vec<f32>, store: &MemoryStore) -> Result<Vec<[f6
     // Some requests are in the memory themselves; finding those is no feat.
     let filter = Filter { exclude: vec![asked.id.clone()], ..Filter::default() };
     let legs = store.search(&SearchQuery { vector, text, language, filter, limit: LEG_LIMIT })?;
+    let qrels: Qrels = asked.relevant.iter().map(|id| (id.clone(), 1)).collect();
     let figures = fusions().into_iter().map(|fusion| {
         let ranked = best_passages(fuse(&legs, fusion));
         let ids: Vec<String> = ranked.into_iter().map(|ranked| ranked.memory_id).collect();
-        let recall_at = |cutoff| recall(&ids, &asked.relevant, cutoff);
-        let ndcg = ndcg(&ids, &asked.relevant, CUTOFF);
-        let first = reciprocal_rank(&ids, &asked.relevant, CUTOFF);
+        let recall_at = |cutoff| recall(&ids, &qrels, cutoff);
+        let ndcg = ndcg(&ids, &qrels, CUTOFF);
+        let first = reciprocal_rank(ids.get(..CUTOFF).unwrap_or(&ids), &qrels);
         [ndcg, first, recall_at(1), recall_at(3), recall_at(5), recall_at(10)]
     });
     Ok(figures.collect())
@@ -292,7 +294,7 @@ impl Report {
             for line in &self.lines {
                 let _ = write!(text, "| {} | {} | {} |", line.set, line.slice, line.requests);
                 for estimate in line.figures.iter().filter_map(|figures| figures.get(measure)) {
-                    let _ = write!(text, " {:.3} [{:.3}, {:.3}] |", estimate.mean, estimate.low, estimate.high);
+                    let _ = write!(text, " {:.3} [{:.3}, {:.3}] |", estimate.value, estimate.low, estimate.high);
                 }
                 text.push('\n');
             }

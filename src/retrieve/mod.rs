@@ -7,7 +7,6 @@ pub mod bm25;
 pub mod edge;
 pub mod fuse;
 pub mod memory;
-pub mod metrics;
 pub mod passages;
 pub mod question_sets;
 pub mod retriever;

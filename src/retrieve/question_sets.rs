@@ -200,7 +200,7 @@ fn samples(name: &str, text: &str) -> Result<Vec<Sample>, BenchError> {
 }
 
 /// An item with its title, problem and solution (summary and text of an article).
-pub(super) fn item(kind: MemoryKind, id: &str, language: &str, texts: [String; 3]) -> MemoryItem {
+pub(crate) fn item(kind: MemoryKind, id: &str, language: &str, texts: [String; 3]) -> MemoryItem {
     let [title, problem, solution] = texts;
     MemoryItem {
         id: id.to_owned(),

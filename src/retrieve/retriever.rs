@@ -1,6 +1,8 @@
 //! From a request to the memory items worth reading: search, fuse, one entry per item, no duplicates.
 
-use std::collections::{BTreeSet, HashSet};
+use std::cmp::Ordering;
+use std::collections::HashSet;
+use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::sync::Arc;
 
 use super::bm25::fold;
@@ -88,19 +90,21 @@ pub fn fold_duplicates(items: Vec<Retrieved>) -> Vec<Retrieved> {
 
 /// What two items are compared by.
 struct Print {
-    /// Words of the solution in order; empty when there is none.
-    solution: Vec<String>,
-    /// Distinct words of title, problem and solution.
-    words: BTreeSet<String>,
+    /// Hashes of the words of the solution in order; empty when there is none.
+    solution: Vec<u64>,
+    /// Hashes of the distinct words of title, problem and solution, ascending.
+    words: Vec<u64>,
 }
 
 impl Print {
     fn of(found: &Retrieved) -> Self {
         let item = &found.item;
         let solution = words(&item.solution);
-        let mut distinct: BTreeSet<String> = words(&item.title).into_iter().collect();
+        let mut distinct = words(&item.title);
         distinct.extend(words(&item.problem));
-        distinct.extend(solution.iter().cloned());
+        distinct.extend(&solution);
+        distinct.sort_unstable();
+        distinct.dedup();
         Self { solution, words: distinct }
     }
 
@@ -108,17 +112,36 @@ impl Print {
         if !self.solution.is_empty() && self.solution == other.solution {
             return true;
         }
-        if self.words.len().min(other.words.len()) < MIN_WORDS_TO_COMPARE {
+        let (fewer, more) = (self.words.len().min(other.words.len()), self.words.len().max(other.words.len()));
+        // Sets of such unequal sizes cannot share enough: spares counting for nearly every pair.
+        if fewer < MIN_WORDS_TO_COMPARE || (fewer as f32) < NEAR_IDENTICAL * more as f32 {
             return false;
         }
-        let shared = self.words.intersection(&other.words).count() as f32;
-        let all = self.words.union(&other.words).count() as f32;
-        shared / all >= NEAR_IDENTICAL
+        let shared = shared(&self.words, &other.words);
+        shared as f32 / (fewer + more - shared) as f32 >= NEAR_IDENTICAL
     }
 }
 
-fn words(text: &str) -> Vec<String> {
-    text.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty()).take(WORDS_COMPARED).map(fold).collect()
+/// How many values two ascending lists have in common.
+fn shared(one: &[u64], other: &[u64]) -> usize {
+    let (mut here, mut there, mut count) = (0, 0, 0);
+    while let (Some(a), Some(b)) = (one.get(here), other.get(there)) {
+        match a.cmp(b) {
+            Ordering::Less => here += 1,
+            Ordering::Greater => there += 1,
+            Ordering::Equal => {
+                count += 1;
+                here += 1;
+                there += 1;
+            }
+        }
+    }
+    count
+}
+
+fn words(text: &str) -> Vec<u64> {
+    let words = text.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty()).take(WORDS_COMPARED);
+    words.map(|word| BuildHasherDefault::<DefaultHasher>::default().hash_one(fold(word))).collect()
 }
 
 #[cfg(test)]

@@ -319,7 +319,7 @@ fn final_text(draft: &Draft, action: &ReviewAction) -> Result<Option<String>, St
     Ok(Some(text.clone()))
 }
 
-fn state_after(kind: DraftKind, outcome: Outcome) -> TicketState {
+pub(super) fn state_after(kind: DraftKind, outcome: Outcome) -> TicketState {
     match (outcome, kind) {
         (Outcome::Rejected | Outcome::Escalated, _) => TicketState::Escalated,
         (_, DraftKind::Question) => TicketState::Waiting,

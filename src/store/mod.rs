@@ -5,12 +5,13 @@
 //!
 //! One file per concern, all of them `impl Store`: [`tickets`] (requests and messages), [`drafts`] (work on a ticket and
 //! its review), [`outbox`] (replies on their way), [`events`] (what a waiting client is shown), [`queue`] (what waits for
-//! the team, figures), [`memory`] (what the desk knows) and [`embeddings`] (a cache).
+//! the team, figures), [`history`] (what became of it all), [`memory`] (what the desk knows) and [`embeddings`] (a cache).
 
 pub mod drafts;
 pub mod embeddings;
 mod error;
 pub mod events;
+pub mod history;
 pub mod memory;
 pub mod outbox;
 pub mod queue;
@@ -37,6 +38,7 @@ pub use drafts::{
 pub use embeddings::NewEmbedding;
 pub use error::StoreError;
 pub use events::EventRow;
+pub use history::{ResolvedDraft, TicketCourse};
 pub use memory::{MemoryStats, PendingItem, PutResult, content_hash};
 pub use outbox::OutboxRow;
 pub use queue::{QueueFilter, QueueRow, StoreStats};

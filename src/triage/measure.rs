@@ -32,9 +32,7 @@ pub const MEASURES: [&str; 5] = ["accuracy", "macro_f1", "kappa", "ece", "brier"
 /// `ordered`: kappa weighs misses by their squared distance (Cohen 1968); else every miss counts the same.
 pub fn figures(judged: &[Judged], ordered: bool) -> Figures {
     let table = confusion(judged);
-    let total = judged.len().max(1) as f32;
-    let right = (0..CLASSES).map(|class| table[class][class]).sum::<usize>() as f32;
-    [right / total, macro_f1(&table), kappa(&table, ordered), calibration_error(judged), brier(judged)]
+    [accuracy(&table), macro_f1(&table), kappa(&table, ordered), calibration_error(judged), brier(judged)]
 }
 
 /// `table[truth][label]`.
@@ -44,8 +42,14 @@ pub fn confusion(judged: &[Judged]) -> [[usize; CLASSES]; CLASSES] {
     table
 }
 
+/// Share labelled right; 0 without any.
+pub(crate) fn accuracy(table: &[[usize; CLASSES]; CLASSES]) -> f32 {
+    let right: usize = (0..CLASSES).map(|class| table[class][class]).sum();
+    right as f32 / table.iter().flatten().sum::<usize>().max(1) as f32
+}
+
 /// Mean of the classes' F1, over the classes that the truth has.
-fn macro_f1(table: &[[usize; CLASSES]; CLASSES]) -> f32 {
+pub(crate) fn macro_f1(table: &[[usize; CLASSES]; CLASSES]) -> f32 {
     let scores = (0..CLASSES).filter_map(|class| {
         let truth: usize = table[class].iter().sum();
         let labelled: usize = table.iter().map(|row| row[class]).sum();
@@ -55,7 +59,8 @@ fn macro_f1(table: &[[usize; CLASSES]; CLASSES]) -> f32 {
     sum / count.max(1) as f32
 }
 
-fn kappa(table: &[[usize; CLASSES]; CLASSES], ordered: bool) -> f32 {
+/// Cohen's kappa; 0 where chance alone would never disagree.
+pub(crate) fn kappa(table: &[[usize; CLASSES]; CLASSES], ordered: bool) -> f32 {
     let total: usize = table.iter().flatten().sum();
     let (mut seen, mut chance) = (0.0f64, 0.0f64);
     for truth in 0..CLASSES {
@@ -72,7 +77,7 @@ fn kappa(table: &[[usize; CLASSES]; CLASSES], ordered: bool) -> f32 {
 }
 
 /// Expected calibration error of the best class's probability.
-fn calibration_error(judged: &[Judged]) -> f32 {
+pub(crate) fn calibration_error(judged: &[Judged]) -> f32 {
     let mut bins = [(0.0f32, 0.0f32); BINS];
     for one in judged {
         let (label, probability) = best(&one.probabilities);
@@ -83,7 +88,8 @@ fn calibration_error(judged: &[Judged]) -> f32 {
     bins.iter().map(|(said, was)| (said - was).abs()).sum::<f32>() / judged.len().max(1) as f32
 }
 
-fn brier(judged: &[Judged]) -> f32 {
+/// Mean squared distance of the probabilities from the truth, summed over the classes.
+pub(crate) fn brier(judged: &[Judged]) -> f32 {
     let miss = |one: &Judged| {
         let distance = |(class, said): (usize, &f32)| (said - f32::from(u8::from(class == one.truth))).powi(2);
         one.probabilities.iter().enumerate().map(distance).sum::<f32>()

@@ -8,6 +8,7 @@ mod cli;
 mod crash;
 mod damage;
 mod desk;
+mod eval;
 mod http;
 mod quality;
 mod support;

@@ -1,6 +1,7 @@
 //! The store against real files.
 
 mod faults;
+mod history;
 mod memory;
 mod review;
 mod tickets;
