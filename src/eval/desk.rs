@@ -11,14 +11,14 @@ use super::record::MemoryNote;
 use super::suite::{CorpusAs, Memory, MemoryAs, Part, PartKind, Replies};
 use crate::decide::Mode;
 use crate::embed::Role;
-use crate::intake::import::{self, ImportOptions};
+use crate::intake::import::{self, ImportOptions, Reason};
 use crate::pipeline::Pipeline;
 use crate::retrieve::memory::MemoryStore;
 use crate::retrieve::passages::plan_points;
 use crate::retrieve::{MemoryPoint, VectorStore};
 use crate::settings::GenerationKind;
 use crate::store::{Store, content_hash};
-use crate::ticket::{AnswerKind, MemoryItem, MemoryKind};
+use crate::ticket::{MemoryItem, MemoryKind};
 
 /// Items put into the store in one transaction.
 const BATCH: usize = 400;
@@ -56,14 +56,27 @@ pub fn read_memory(context: &Context<'_>, memory: &[Memory]) -> Result<Vec<Memor
     }
 }
 
-/// What `respondo ingest` takes from a file, first replies included.
+/// What `respondo ingest` takes from a file.
+///
+/// # Errors
+/// When the file is missing, half written, or holds nothing that could be remembered.
 pub fn imported(path: &std::path::Path, kind: MemoryKind) -> Result<Vec<MemoryItem>, EvalError> {
-    let options = ImportOptions {
-        answers: vec![AnswerKind::Approved, AnswerKind::Accepted, AnswerKind::MostHelpful],
-        ..ImportOptions::default()
-    };
-    let rows = import::open(path, kind, options).map_err(|error| EvalError::data(path, error))?;
-    Ok(rows.filter_map(Result::ok).collect())
+    let rows = import::open(path, kind, ImportOptions::default()).map_err(|error| EvalError::data(path, error))?;
+    let mut items = Vec::new();
+    for row in rows {
+        match row {
+            Ok(item) => items.push(item),
+            Err(reject) if matches!(reject.reason, Reason::Unreadable(_) | Reason::NotJson(_)) => {
+                return Err(EvalError::data(path, format!("{reject}; the file may be half written")));
+            }
+            // Not solved, too short, a question back: what `respondo ingest` does not remember either.
+            Err(_) => {}
+        }
+    }
+    if items.is_empty() {
+        return Err(EvalError::data(path, "holds nothing that could be remembered"));
+    }
+    Ok(items)
 }
 
 impl Desk {

@@ -111,6 +111,7 @@ pub fn of_kind(kind: PartKind, budget: f64) -> Vec<Metric> {
                 Higher,
                 "share of the marked personal data that is scrubbed on the way into the memory",
             ),
+            mean("false-removals", Lower, "share of texts without personal data from which something was removed"),
             mean("answered", Lower, "share of messages that are no requests which got an answer"),
             mean(
                 "set-aside",

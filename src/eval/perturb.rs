@@ -182,8 +182,9 @@ fn without_accents(word: &str) -> String {
     word.chars().filter(|c| !matches!(c, '¿' | '¡')).map(plain).collect()
 }
 
+/// Marks go, signs that say something (an emoji, a currency) stay.
 fn bare(word: &str) -> String {
-    word.trim_matches(|c: char| !c.is_alphanumeric()).to_lowercase()
+    word.trim_matches(|c: char| c.is_ascii_punctuation() || "¿¡«»“”‘’…–—".contains(c)).to_lowercase()
 }
 
 /// What people write in chats; words without marks around them.

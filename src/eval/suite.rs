@@ -23,6 +23,9 @@ pub struct Suite {
     pub about: String,
     /// Decides which cases are drawn.
     pub seed: u64,
+    /// Suites beside this one whose parts and gates are run as well; a part's name gets the suite's before it.
+    #[serde(default)]
+    include: Vec<String>,
     #[serde(rename = "part", default)]
     pub parts: Vec<Part>,
     #[serde(rename = "gate", default)]
@@ -267,10 +270,31 @@ impl Suite {
         let mut suite: Self = toml::from_str(text)
             .map_err(|error| EvalError::Suite { suite: String::new(), reason: error.to_string() })?;
         suite.folder = folder.to_owned();
+        suite.add_included()?;
         match suite.problem() {
             Some(reason) => Err(EvalError::Suite { suite: suite.name, reason }),
             None => Ok(suite),
         }
+    }
+
+    /// Takes in the parts of other suites. Those include none themselves, so that nothing goes round in circles.
+    fn add_included(&mut self) -> Result<(), EvalError> {
+        for name in std::mem::take(&mut self.include) {
+            let refuse = |reason: String| EvalError::Suite { suite: self.name.clone(), reason };
+            let path = self.folder.join(format!("{name}.toml"));
+            let text = std::fs::read_to_string(&path).map_err(|error| {
+                refuse(format!("includes `{name}`, and {} cannot be read: {error}", path.display()))
+            })?;
+            let other: Self =
+                toml::from_str(&text).map_err(|error| refuse(format!("includes `{name}`, which is wrong: {error}")))?;
+            if !other.include.is_empty() {
+                return Err(refuse(format!("includes `{name}`, which includes others itself; name those here")));
+            }
+            let named = |part: String| format!("{name}-{part}");
+            self.parts.extend(other.parts.into_iter().map(|part| Part { name: named(part.name), ..part }));
+            self.gates.extend(other.gates.into_iter().map(|gate| Gate { part: named(gate.part), ..gate }));
+        }
+        Ok(())
     }
 
     /// A path of the suite, from where the program runs.
@@ -315,7 +339,7 @@ impl Part {
     fn problem(&self) -> Option<String> {
         use Format as F;
         let fits: &[Format] = match self.kind {
-            PartKind::Retrieval => &[F::Beir, F::Requests, F::Store],
+            PartKind::Retrieval => &[F::Beir, F::Requests],
             PartKind::Triage => &[F::Triage],
             PartKind::Time => &[F::Tickets, F::Store],
             PartKind::Drafts => &[F::Gold, F::Requests, F::Tickets, F::Store],
@@ -385,6 +409,29 @@ mod tests {
         let suite = Suite::parse(SMALL, Path::new("here")).expect("valid");
         assert_eq!(suite.path(&suite.parts[0].data.path), Path::new("here/faq"));
         assert_eq!(suite.gates[0].slice, ALL);
+    }
+
+    #[test]
+    fn parts_of_included_suites_carry_their_name() {
+        let folder = tempfile::tempdir().expect("a folder");
+        std::fs::write(folder.path().join("small.toml"), SMALL).expect("written");
+        let whole = "name = \"whole\"\nversion = 1\nseed = 7\ninclude = [\"small\"]\n";
+        let suite = Suite::parse(whole, folder.path()).expect("valid");
+        assert_eq!((suite.parts[0].name.as_str(), suite.gates[0].part.as_str()), ("small-search", "small-search"));
+        let missing = Suite::parse(&whole.replace("[\"small\"]", "[\"gone\"]"), folder.path());
+        assert!(missing.expect_err("refused").to_string().contains("gone"));
+        std::fs::write(folder.path().join("whole.toml"), whole).expect("written");
+        let round = Suite::parse(&whole.replace("[\"small\"]", "[\"whole\"]"), folder.path());
+        assert!(round.expect_err("refused").to_string().contains("includes others"));
+    }
+
+    #[test]
+    fn every_shipped_suite_is_valid() {
+        for entry in std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(FOLDER)).expect("suites").flatten() {
+            let path = entry.path().display().to_string();
+            let suite = Suite::load(&path).expect("valid");
+            assert!(entry.path().file_stem().is_some_and(|stem| stem.to_str() == Some(suite.name.as_str())), "{path}");
+        }
     }
 
     #[test]

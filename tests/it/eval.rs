@@ -207,7 +207,8 @@ fn a_gate_without_a_baseline_or_without_data_fails() {
     if embedding_model().is_none() {
         return;
     }
-    let skipped = SEARCH.replace("requests.jsonl", "nowhere.jsonl").replace("[[gate]]", "when_missing = \"skip\"\n[[gate]]");
+    let skipped =
+        SEARCH.replace("requests.jsonl", "nowhere.jsonl").replace("[[gate]]", "when_missing = \"skip\"\n[[gate]]");
     let bench = Bench::new(&skipped);
     let nothing = bench.path("none.json").display().to_string();
     let judged = bench.eval("gate", "out", &[], &["--baseline", &nothing]);
@@ -229,7 +230,8 @@ fn a_run_that_is_killed_leaves_the_earlier_result_and_goes_on_where_it_stopped()
     let (suite, out) = (bench.suite(), bench.path("out").display().to_string());
     let mut command = crate::support::command(bench.folder.path(), &[]);
     command.args(["eval", "run", &suite, "--out", &out, "--fresh"]);
-    let mut child = command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn().expect("runs");
+    let mut child =
+        command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn().expect("runs");
     std::thread::sleep(std::time::Duration::from_millis(700));
     child.kill().expect("killed");
     child.wait().expect("ended");

@@ -52,9 +52,7 @@ pub async fn prepare(context: &Context<'_>, part: &Part) -> Result<Drafts, EvalE
     let (rows, items, mut notes): (Vec<Row>, Vec<MemoryItem>, Vec<String>) = match part.data.format {
         Format::Store => {
             let split = store::split(context).await?;
-            let note =
-                format!("split at {}: what was resolved before is remembered, what came after is asked", split.cut);
-            (split.later.iter().map(gold::from_item).collect(), split.past, vec![note])
+            (split.later.iter().map(gold::from_item).collect(), split.past, split.notes)
         }
         Format::Tickets => {
             let tickets = imported(&path, MemoryKind::Ticket)?;

@@ -17,6 +17,7 @@ use crate::ticket::Action;
 #[derive(Clone, Debug, Deserialize, Serialize)]
 struct Row {
     id: String,
+    #[serde(default = "english")]
     lang: String,
     /// What sort of message it is, for slices.
     kind: Option<String>,
@@ -24,7 +25,13 @@ struct Row {
     subject: String,
     body: String,
     /// True for what looks like none but is one.
+    #[serde(default)]
     request: bool,
+}
+
+/// Public sets of one language do not name it.
+fn english() -> String {
+    "en".to_owned()
 }
 
 impl Identified for Row {
