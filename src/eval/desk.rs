@@ -9,7 +9,7 @@ use super::EvalError;
 use super::parts::{Context, digest};
 use super::record::MemoryNote;
 use super::suite::{CorpusAs, Memory, MemoryAs, Part, PartKind, Replies};
-use crate::decide::Mode;
+use crate::decide::{Mode, Policy};
 use crate::embed::Role;
 use crate::intake::import::{self, ImportOptions, Reason};
 use crate::pipeline::Pipeline;
@@ -104,8 +104,7 @@ impl Desk {
         settings.draft.deadline_seconds = part.deadline_seconds;
         if matches!(part.kind, PartKind::Drafts | PartKind::Safety) {
             // What would go out without a person if the team allowed it everywhere.
-            settings.policy.default.mode = Mode::Send;
-            settings.policy.queues.values_mut().for_each(|queue| queue.mode = Mode::Send);
+            settings.policy = all_send(settings.policy);
         }
         if part.replies != Replies::Generated {
             settings.generation.kind = GenerationKind::None;
@@ -115,6 +114,13 @@ impl Desk {
         let note = MemoryNote { items: items.len(), digest: digest(&contents), separation };
         Ok(Self { pipeline, note, items: Arc::new(items), _folder: folder })
     }
+}
+
+fn all_send(mut policy: Policy) -> Policy {
+    for queue in policy.queues.values_mut().chain([&mut policy.default]) {
+        queue.mode = Mode::Send;
+    }
+    policy
 }
 
 /// Items without those that are a case themselves, by id or by text; and what was found, in words.
@@ -173,4 +179,38 @@ async fn indexed(context: &Context<'_>, part: &Part, items: &[MemoryItem]) -> Re
     let store = MemoryStore::new(context.inference.dimensions());
     store.upsert(&points).context("search index in memory")?;
     Ok(store)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::decide::QueuePolicy;
+    use crate::retrieve::question_sets::item;
+
+    #[test]
+    fn every_queue_may_send_in_the_worst_case() {
+        let mut policy = Policy::default();
+        policy.queues.insert("billing".to_owned(), QueuePolicy { mode: Mode::Off, ..QueuePolicy::default() });
+        let worst = all_send(policy);
+        assert!([worst.of(None), worst.of(Some("billing"))].iter().all(|queue| queue.mode == Mode::Send));
+    }
+
+    #[test]
+    fn a_case_is_not_in_the_memory_that_it_is_judged_against() {
+        let ticket = |id: &str, title: &str, problem: &str| {
+            item(MemoryKind::Ticket, id, "en", [title.to_owned(), problem.to_owned(), "Restart it.".to_owned()])
+        };
+        let items = vec![
+            ticket("same-id", "other words", "altogether"),
+            ticket("copy", "The stream", "drops, every minute!"),
+            ticket("kept", "The invoice", "is missing"),
+        ];
+        let cases = [
+            ("same-id".to_owned(), "not the same".to_owned()),
+            ("asked".to_owned(), "the STREAM\ndrops every minute".to_owned()),
+        ];
+        let (kept, said) = separated(items, &cases);
+        assert_eq!(kept.iter().map(|item| item.id.as_str()).collect::<Vec<_>>(), ["kept"]);
+        assert!(said.contains("1 left out as the case itself") && said.contains("1 for the same text"), "{said}");
+    }
 }

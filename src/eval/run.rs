@@ -48,6 +48,8 @@ pub struct Options {
 pub async fn run(settings: &Settings, suite: &Suite, options: &Options) -> Result<RunResult, EvalError> {
     let chosen = chosen(suite, &options.parts)?;
     let partial = partial_folder(&options.out);
+    // Said before the work, not after it.
+    check_ours(&options.out)?;
     clear(&partial)?;
     std::fs::create_dir_all(&partial).with_context(|| format!("cannot make the folder {}", partial.display()))?;
     let generates = chosen.iter().any(|part| part.replies == Replies::Generated);
@@ -207,8 +209,8 @@ fn partial_folder(out: &Path) -> PathBuf {
     out.with_file_name(name)
 }
 
-/// Removes a folder of ours; one that holds anything but a run is left alone.
-fn clear(folder: &Path) -> Result<(), EvalError> {
+/// A folder that holds anything but a run is left alone.
+fn check_ours(folder: &Path) -> Result<(), EvalError> {
     if !folder.exists() {
         return Ok(());
     }
@@ -220,6 +222,14 @@ fn clear(folder: &Path) -> Result<(), EvalError> {
             return Err(EvalError::Run(anyhow::anyhow!(reason)));
         }
     }
+    Ok(())
+}
+
+fn clear(folder: &Path) -> Result<(), EvalError> {
+    if !folder.exists() {
+        return Ok(());
+    }
+    check_ours(folder)?;
     std::fs::remove_dir_all(folder).with_context(|| format!("cannot empty {}", folder.display()))?;
     Ok(())
 }
@@ -285,5 +295,34 @@ fn left(state: &State, done: usize, of: usize) -> String {
             format!(", about {:.0} s left", each * (of - done) as f64)
         }
         _ => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_with_other_files_is_left_alone() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let out = folder.path().join("out");
+        clear(&out).expect("nothing there");
+        std::fs::create_dir_all(out.join("cases")).expect("made");
+        std::fs::write(out.join(RESULT), "{}").expect("written");
+        clear(&out).expect("a run's");
+        assert!(!out.exists());
+        std::fs::create_dir(&out).expect("made");
+        std::fs::write(out.join("letters.txt"), "dear").expect("written");
+        assert!(clear(&out).expect_err("not ours").to_string().contains("--out"));
+        assert!(out.join("letters.txt").exists());
+        assert_eq!(partial_folder(&out).file_name().and_then(|name| name.to_str()), Some("out.part"));
+    }
+
+    #[test]
+    fn a_result_that_is_missing_or_cut_is_named() {
+        let folder = tempfile::tempdir().expect("a folder");
+        assert!(read_result(folder.path()).expect_err("none").to_string().contains("interrupted"));
+        std::fs::write(folder.path().join(RESULT), "{\"format\": 1, \"sui").expect("written");
+        assert_eq!(read_result(folder.path()).expect_err("cut").exit_code(), 2);
     }
 }

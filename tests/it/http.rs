@@ -1,6 +1,7 @@
 //! The customers' side of the HTTP API.
 
 use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -173,16 +174,25 @@ fn the_service_tells_how_it_is() {
         ready.json()["parts"].as_array().expect("parts").iter().map(|p| p["name"].clone()).collect();
     assert_eq!(parts, ["store", "index", "embedding", "generation"]);
     client.worked_ticket(REQUEST);
-    let metrics = client.get("/metrics");
-    assert_eq!(metrics.status, 200);
-    assert!(metrics.header("content-type").starts_with("text/plain"), "{:?}", metrics.headers);
-    for name in [
+    let wanted = [
         "respondo_messages_total",
         "respondo_decisions_total",
         "respondo_request_seconds",
         "respondo_inference_waiting",
-    ] {
-        assert!(metrics.body.lines().any(|line| line.starts_with(name)), "{name} is missing: {}", metrics.body);
+    ];
+    // A ticket is worked on a moment before it is counted.
+    let until = Instant::now() + Duration::from_secs(20);
+    loop {
+        let metrics = client.get("/metrics");
+        assert_eq!(metrics.status, 200);
+        assert!(metrics.header("content-type").starts_with("text/plain"), "{:?}", metrics.headers);
+        let missing: Vec<_> =
+            wanted.iter().filter(|name| !metrics.body.lines().any(|line| line.starts_with(**name))).collect();
+        if missing.is_empty() {
+            break;
+        }
+        assert!(Instant::now() < until, "{missing:?} are missing: {}", metrics.body);
+        std::thread::sleep(Duration::from_millis(50));
     }
 }
 

@@ -66,7 +66,7 @@ pub struct GateArgs {
     /// Hold this run against the baseline in place of a new one
     #[arg(long)]
     result: Option<PathBuf>,
-    /// eval/baselines/SUITE.json when left out
+    /// A baseline or the folder of a run; eval/baselines/SUITE.json when left out
     #[arg(long)]
     baseline: Option<PathBuf>,
     #[arg(long)]
@@ -151,7 +151,7 @@ async fn gate(settings: &Settings, args: GateArgs) -> Result<ExitCode, EvalError
     let suite = Suite::load(&args.suite)?;
     gate::check_gates(&suite)?;
     let path = args.baseline.unwrap_or_else(|| baseline::path(&suite.name));
-    let old = baseline::load(&path)?;
+    let old = if path.is_dir() { Some(run::read_result(&path)?) } else { baseline::load(&path)? };
     let (out, new) = match args.result {
         Some(folder) => (folder.clone(), run::read_result(&folder)?),
         None => {

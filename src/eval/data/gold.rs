@@ -131,11 +131,14 @@ impl Given {
     }
 }
 
-/// The request of a ticket whose solution is known.
+/// The request of a ticket whose solution is known. Its language is that of its words where they tell, since a ticket's own
+/// mark is often only the page that it was written on.
 pub fn from_item(item: &MemoryItem) -> Row {
+    let told = LanguageDetector.detect(&item.problem).language;
+    let language = if told == Language::UNKNOWN { &item.language } else { &told };
     Row {
         id: item.id.clone(),
-        lang: item.language.code().to_owned(),
+        lang: language.code().to_owned(),
         subject: item.title.clone(),
         body: item.problem.clone(),
         product: item.product.clone(),

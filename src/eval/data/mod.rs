@@ -64,6 +64,9 @@ pub fn lines<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>, EvalError> {
 /// When it cannot be opened.
 pub fn reader(path: &Path) -> Result<Box<dyn BufRead>, EvalError> {
     let file = File::open(path).map_err(|error| EvalError::data(path, error))?;
+    if path.is_dir() {
+        return Err(EvalError::data(path, "is a folder; name a file, or format = \"beir\" for a folder"));
+    }
     Ok(match path.extension().is_some_and(|end| end == "gz") {
         true => Box::new(BufReader::new(MultiGzDecoder::new(file))),
         false => Box::new(BufReader::new(file)),

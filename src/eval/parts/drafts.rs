@@ -67,10 +67,17 @@ pub async fn prepare(context: &Context<'_>, part: &Part) -> Result<Drafts, EvalE
         notes.push(format!("folds {:?}: {} of {before} rows", part.data.folds, rows.len()));
     }
     let (rows, mut data) = drawn(context.suite, part, rows);
+    if items.is_empty() && rows.iter().any(|row| row.evidence.is_empty()) {
+        let reason = format!("part `{}` needs a `memory`: its requests bring no evidence of their own", part.name);
+        return Err(EvalError::Suite { suite: context.suite.name.clone(), reason });
+    }
     let cases: Vec<(String, String)> = rows.iter().map(|row| (row.id.clone(), row.text())).collect();
     let desk = Desk::open(context, part, items, &cases).await?;
     data.cases = digest(&cases.iter().flat_map(|(id, text)| [id.as_str(), text]).collect::<Vec<_>>());
     data.notes = notes;
+    if part.data.format == Format::Store {
+        data.path = "the team's store".to_owned();
+    }
     let given = given(context, &rows).await?;
     let references = references(context, &rows).await?;
     Ok(Drafts {
@@ -140,7 +147,8 @@ impl Runner for Drafts {
 
     async fn run(&mut self, at: usize) -> Result<CaseRecord, EvalError> {
         let row = self.rows.get(at).context("no such case")?;
-        let request = gold::request(row).with_context(|| format!("request {}", row.id))?;
+        let refused = |error| EvalError::data(&self.data.path, format!("row `{}`: {error}", row.id));
+        let request = gold::request(row).map_err(refused)?;
         let answer = self.answer(&request, at).await;
         let vector = match answer.draft.as_ref().filter(|draft| is_answer(draft)) {
             Some(draft) if self.references.get(at).is_some_and(Option::is_some) => {
@@ -158,8 +166,8 @@ impl Runner for Drafts {
         charts(table)
     }
 
-    fn beside(&self, _table: &Table) -> Vec<Beside> {
-        self.ceilings()
+    fn beside(&self, table: &Table) -> Vec<Beside> {
+        self.ceilings().into_iter().chain(threshold(table, self.budget)).collect()
     }
 }
 
@@ -190,11 +198,6 @@ impl Drafts {
             beside.push(Beside { name: "must-include".into(), value: mean(facts), about: about.into() });
             beside.push(Beside { name: "promises".into(), value: mean(promises), about: about.into() });
         }
-        beside.push(Beside {
-            name: "budget".into(),
-            value: self.budget,
-            about: "share of wrong replies that safe-coverage allows".into(),
-        });
         beside
     }
 }
@@ -387,12 +390,32 @@ fn confidence(draft: &Draft, answer: &Answer) -> f64 {
     f64::from(probability * closest.max(0.0) * support)
 }
 
+/// How sure the service was of each answer, and whether it was right.
+fn sure_and_right(table: &Table) -> (Vec<f64>, Vec<bool>) {
+    let (confidences, right) = (table.column("confidence"), table.column("right"));
+    let pairs = confidences.unwrap_or_default().iter().zip(right.unwrap_or_default());
+    pairs.filter_map(|(confidence, right)| Some(((*confidence)?, (*right)? > 0.5))).unzip()
+}
+
+/// The confidence from which on answers could go out within the budget, where the cases allow for one.
+fn threshold(table: &Table, budget: f64) -> Option<Beside> {
+    let (confidences, right) = sure_and_right(table);
+    let safe = selective::safe_threshold(&confidences, &right, budget)?;
+    let about = format!(
+        "confidence from which on answers could go out: {} of {} sent, {} of them wrong, surely at most {:.0} %",
+        safe.sent,
+        right.len(),
+        safe.wrong,
+        budget * 100.0
+    );
+    Some(Beside { name: "safe-threshold".into(), value: safe.threshold, about })
+}
+
 fn charts(table: &Table) -> Vec<Chart> {
-    let (Some(confidences), Some(right)) = (table.column("confidence"), table.column("right")) else {
+    let (confidences, right) = sure_and_right(table);
+    if right.is_empty() {
         return Vec::new();
-    };
-    let pairs = confidences.iter().zip(right).filter_map(|(c, r)| Some(((*c)?, (*r)? > 0.5)));
-    let (confidences, right): (Vec<f64>, Vec<bool>) = pairs.unzip();
+    }
     let curve = selective::curve(&confidences, &right);
     let step = curve.len().div_ceil(CURVE_POINTS).max(1);
     let last = curve.len().saturating_sub(1);
@@ -428,6 +451,20 @@ mod tests {
         assert!(badness(Treatment::SetAside, "answer") > badness(Treatment::Answered, "unknown"));
         assert!(badness(Treatment::Answered, "unknown") > badness(Treatment::HandedOver, "answer"));
         assert_eq!(badness(Treatment::Answered, "answer"), 0.0);
+    }
+
+    #[test]
+    fn a_threshold_is_named_where_enough_cases_are_right() {
+        let mut table = Table::default();
+        for at in 0..400 {
+            let values = [("confidence", f64::from(at) / 400.0), ("right", f64::from(u8::from(at > 100)))];
+            let values = values.map(|(name, value)| (name.to_owned(), value)).into();
+            table.push(crate::eval::table::Row { id: at.to_string(), slices: Vec::new() }, &values);
+        }
+        let found = threshold(&table, 0.05).expect("300 of 400 are right");
+        assert!(found.value > 0.2 && found.value < 0.5, "{found:?}");
+        assert_eq!(threshold(&table, 0.0), None, "no error at all is a promise that nobody can make");
+        assert_eq!(charts(&table).len(), 1);
     }
 
     #[test]

@@ -1,5 +1,8 @@
 //! Is what answers the request found? Ranked as the service ranks: all legs, its fusion, duplicates folded.
 
+use std::collections::HashSet;
+use std::path::Path;
+
 use anyhow::Context as _;
 use serde::Deserialize;
 
@@ -13,7 +16,7 @@ use crate::eval::record::{CaseRecord, DataNote, MemoryNote, ShownEvidence};
 use crate::eval::suite::{Format, Part};
 use crate::eval::{figures, ranking};
 use crate::retrieve::{Filter, SearchQuery};
-use crate::ticket::Retrieved;
+use crate::ticket::{MemoryItem, Retrieved};
 
 /// Items ranked: what recall@20 looks at, and room for MAP.
 const DEPTH: usize = 50;
@@ -63,7 +66,9 @@ pub async fn prepare(context: &Context<'_>, part: &Part) -> Result<Retrieval, Ev
     let (items, queries, corpus, mut notes) = if part.data.format == Format::Requests {
         let items = read_memory(context, &part.memory)?;
         let corpus = digest(&items.iter().map(|item| item.id.as_str()).collect::<Vec<_>>());
-        (items, requests(&path)?, corpus, Vec::new())
+        let queries = requests(&path)?;
+        check_known(&path, &queries, &items)?;
+        (items, queries, corpus, Vec::new())
     } else {
         let set = beir::read(&path, part.data.corpus)?;
         (set.items, set.queries, set.corpus, set.notes)
@@ -92,7 +97,7 @@ pub async fn prepare(context: &Context<'_>, part: &Part) -> Result<Retrieval, Ev
 }
 
 /// Requests with the ids of what answers them; one without any is no case here.
-fn requests(path: &std::path::Path) -> Result<Vec<Query>, EvalError> {
+fn requests(path: &Path) -> Result<Vec<Query>, EvalError> {
     let samples: Vec<Sample> = rows(path)?;
     let asked = samples.into_iter().filter(|sample| !sample.relevant.is_empty());
     Ok(asked
@@ -104,6 +109,18 @@ fn requests(path: &std::path::Path) -> Result<Vec<Query>, EvalError> {
             slices: Vec::new(),
         })
         .collect())
+}
+
+/// What is relevant must be there to be found.
+fn check_known(path: &Path, queries: &[Query], items: &[MemoryItem]) -> Result<(), EvalError> {
+    let known: HashSet<&str> = items.iter().map(|item| item.id.as_str()).collect();
+    for query in queries {
+        if let Some(unknown) = query.relevant.keys().find(|id| !known.contains(id.as_str())) {
+            let reason = format!("request `{}` names `{unknown}`, which is not in the part's memory", query.id);
+            return Err(EvalError::data(path, reason));
+        }
+    }
+    Ok(())
 }
 
 impl Retrieval {

@@ -48,6 +48,9 @@ struct Said {
 pub async fn prepare(context: &Context<'_>, part: &Part) -> Result<TriageLabels, EvalError> {
     let path = context.suite.path(&part.data.path);
     let all = read(&path)?;
+    if all.iter().all(|row| row.labels == Labels::default()) {
+        return Err(EvalError::data(&path, "carries no label; rows need `urgency`, `difficulty` or `next`"));
+    }
     let available = all.len();
     let (rows, separation) = unseen(&path, all)?;
     let (rows, mut data) = drawn(context.suite, part, rows);

@@ -8,12 +8,9 @@ mod personal;
 mod rules;
 mod spam;
 
-use std::sync::Arc;
-
 use tokio::sync::mpsc::unbounded_channel;
 
 use super::{Context, drive};
-use crate::decide::{Mode, Policy};
 use crate::eval::EvalError;
 use crate::eval::desk::{Desk, read_memory};
 use crate::eval::record::{CaseRecord, PartResult};
@@ -35,7 +32,7 @@ pub async fn run(context: &Context<'_>, part: &Part) -> Result<PartResult, EvalE
     }
 }
 
-/// The part's memory and `more`, with every queue set to send.
+/// The part's memory and `more`.
 async fn desk(
     context: &Context<'_>,
     part: &Part,
@@ -44,19 +41,7 @@ async fn desk(
 ) -> Result<Desk, EvalError> {
     let mut items = read_memory(context, &part.memory)?;
     items.extend(more);
-    let mut desk = Desk::open(context, part, items, cases).await?;
-    let mut settings = (*desk.pipeline.settings).clone();
-    settings.policy = all_send(&settings.policy);
-    desk.pipeline.settings = Arc::new(settings);
-    Ok(desk)
-}
-
-fn all_send(policy: &Policy) -> Policy {
-    let mut policy = policy.clone();
-    for queue in policy.queues.values_mut().chain([&mut policy.default]) {
-        queue.mode = Mode::Send;
-    }
-    policy
+    Desk::open(context, part, items, cases).await
 }
 
 /// What the desk makes of a message. A refusal at intake is an outcome, too: nothing is sent then.
@@ -117,7 +102,6 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::decide::QueuePolicy;
     use crate::eval::parts::testing::Bench;
 
     async fn ran(format: &str, rows: &[serde_json::Value]) -> Result<PartResult, EvalError> {
@@ -171,15 +155,5 @@ mod tests {
         let beside: Vec<(&str, f64)> =
             result.beside.iter().map(|beside| (beside.name.as_str(), beside.value)).collect();
         assert_eq!(beside, [("removed, not claimed: AGE", 0.0), ("false removals", 0.0)]);
-    }
-
-    #[test]
-    fn the_worst_case_sends_everywhere_and_keeps_thresholds() {
-        let mut policy = Policy::default();
-        policy.default.min_similarity = 0.91;
-        policy.queues.insert("billing".to_owned(), QueuePolicy { mode: Mode::Off, ..QueuePolicy::default() });
-        let worst = all_send(&policy);
-        assert!([worst.of(None), worst.of(Some("billing"))].iter().all(|queue| queue.mode == Mode::Send));
-        assert!((worst.default.min_similarity - 0.91).abs() < f32::EPSILON);
     }
 }
