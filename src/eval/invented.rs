@@ -22,7 +22,8 @@ fn hard_tokens(text: &str) -> Vec<String> {
     let trim: &[char] =
         &['.', ',', ';', ':', '!', '?', '(', ')', '[', ']', '"', '«', '»', '“', '”', '¿', '¡', '*', '\''];
     let mut tokens: Vec<String> = text
-        .split_whitespace()
+        .lines()
+        .flat_map(|line| without_marker(line).split_whitespace())
         .map(|word| word.trim_matches(trim))
         .filter(|word| {
             let inner_dot = word.trim_end_matches('.').contains('.') && word.len() > 4;
@@ -42,6 +43,14 @@ fn hard_tokens(text: &str) -> Vec<String> {
     tokens
 }
 
+/// A line without the number that a list gives it: `1.`, `2)`.
+fn without_marker(line: &str) -> &str {
+    let line = line.trim_start();
+    let digits = line.bytes().take_while(u8::is_ascii_digit).count();
+    let rest = &line[digits..];
+    if (1..=2).contains(&digits) && (rest.starts_with(". ") || rest.starts_with(") ")) { &rest[2..] } else { line }
+}
+
 /// Lower case, single spaces.
 fn plain(text: &str) -> String {
     text.to_lowercase().split_whitespace().collect::<Vec<_>>().join(" ")
@@ -52,6 +61,13 @@ mod tests {
     use super::*;
     use crate::eval::shown::tests::reply;
     use crate::ticket::{Evidence, Language, MemoryKind};
+
+    #[test]
+    fn numbers_of_a_list_state_nothing() {
+        assert_eq!(hard_tokens("Do this:\n1. Open it.\n 2) Wait 24 hours.\n3.5 is the version."), ["24", "3.5"]);
+        assert_eq!(hard_tokens("1993. Then"), ["1993"]);
+        assert!(hard_tokens("").is_empty());
+    }
 
     #[test]
     fn hard_tokens_are_numbers_links_and_steps() {
