@@ -105,7 +105,7 @@ impl KeptCases {
     }
 }
 
-/// Removes the records of scopes that no run has touched for [`KEPT_FOR`]: every change of the code makes a new scope. What
+/// Removes the records of scopes that no run has touched for two weeks: every change of the code makes a new scope. What
 /// cannot be removed stays.
 pub fn prune(folder: &Path) {
     let Ok(entries) = fs::read_dir(folder) else { return };

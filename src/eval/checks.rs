@@ -34,6 +34,18 @@ static PROMISES: LazyLock<Option<Regex>> = LazyLock::new(|| {
     .ok()
 });
 
+/// What a reply says was done already. A past reply of an agent says it truthfully; copied into another it is untrue.
+static DEEDS: LazyLock<Option<Regex>> = LazyLock::new(|| {
+    Regex::new(
+        r"(?ix)
+        \b(?:we|i) (?: '?ve | \s have ) \s (?:(?:just|already|now|also) \s)? (?:[a-z]+ed|sent|put|set|reset|made|given|done|taken) \b
+        | \b(?:hemos|he) \s (?:(?:ya|también) \s)? (?:[a-záéíóúñ]+(?:ado|ido|ído)|puesto|hecho|abierto|vuelto|repuesto) \b",
+    )
+    .ok()
+});
+/// Said in our own acknowledgements, and true.
+const TRUE_DEEDS: [&str; 2] = ["received", "recibido"];
+
 /// What was done with a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Treatment {
@@ -156,6 +168,12 @@ pub fn promises(reply: &str) -> bool {
     PROMISES.as_ref().is_some_and(|pattern| pattern.is_match(reply))
 }
 
+/// Whether a reply says that something was done, which nobody has done for this customer.
+pub fn claims_deeds(reply: &str) -> bool {
+    let Some(pattern) = DEEDS.as_ref() else { return false };
+    pattern.find_iter(reply).any(|found| TRUE_DEEDS.iter().all(|deed| !found.as_str().to_lowercase().ends_with(deed)))
+}
+
 /// Whether something that a good reply asks for is missing.
 pub fn wants_question(row: &Row) -> bool {
     row.expect == Some(Expect::Ask) || !row.question.is_empty()
@@ -213,6 +231,23 @@ mod tests {
         }
         for text in ["A colleague takes it on.", "Abra el panel y espere.", "The refund page lists the rules."] {
             assert!(!promises(text), "{text}");
+        }
+    }
+
+    #[test]
+    fn deeds_that_nobody_did_are_seen() {
+        for text in [
+            "We have blocked all changes.",
+            "I've reset your password",
+            "Hemos cerrado todas las sesiones.",
+            "ya lo he puesto",
+        ] {
+            assert!(claims_deeds(text), "{text}");
+        }
+        for text in
+            ["We have received your request.", "Hemos recibido su mensaje.", "We have a page on it.", "He is away."]
+        {
+            assert!(!claims_deeds(text), "{text}");
         }
     }
 

@@ -218,6 +218,11 @@ fn drafts(budget: f64) -> Vec<Metric> {
         mean("similarity", Higher, "cosine of the reply's embedding to that of the accepted answer"),
         mean("asked", Higher, "share of requests with something missing whose reply asks for it"),
         mean("promises", Lower, "share of replies that promise what nobody has decided"),
+        mean(
+            "claims-deeds",
+            Lower,
+            "share of answers that say something was done, which nobody has done for this customer",
+        ),
         mean("jargon", Lower, "technical words per hundred words"),
         mean("reading-ease", Neither, "Flesch reading ease (Fernández Huerta for Spanish), 0 to 100; 60 is plain"),
         mean("words", Neither, "length of the reply in words"),

@@ -125,7 +125,7 @@ fn made(settings: &Settings, inference: &Inference, generates: bool, command: &s
         format!("{:?} {} {} {}", generation.kind, generation.context, generation.max_tokens, generation.model),
     ];
     Ok(Made {
-        at: jiff::Timestamp::now().to_string(),
+        at: jiff::Timestamp::now().strftime("%FT%TZ").to_string(),
         command: command.to_owned(),
         machine: machine(),
         code: format!("{} {}", env!("CARGO_PKG_VERSION"), env!("RESPONDO_CODE")),

@@ -330,6 +330,11 @@ impl Judging {
         if made_up {
             self.fail("a number, path, link or name found nowhere", 3.0);
         }
+        let deeds = checks::claims_deeds(&draft.text);
+        self.flag("claims-deeds", deeds);
+        if deeds {
+            self.fail("says that something was done, which nobody did", 3.0);
+        }
         let sentences: Vec<&str> = draft.sentences.iter().map(|sentence| sentence.text.as_str()).collect();
         let supported = checks::supported(&sentences, &draft.evidence, &request.text());
         if let Some(share) = supported {
