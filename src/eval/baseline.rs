@@ -4,8 +4,8 @@
 //! no text. Its table is written by column (`ids`, then one line for each slice and column).
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File};
-use std::io::{ErrorKind, Write};
+use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
@@ -15,6 +15,7 @@ use serde_json::Value;
 use super::EvalError;
 use super::compare::check_origin;
 use super::figures::{self, Figure};
+use super::files::write_whole;
 use super::record::{DataNote, FORMAT, Made, MemoryNote, PartResult, RunResult};
 use super::suite::{PartKind, Suite};
 use super::table::{Row, Table};
@@ -235,22 +236,6 @@ fn layout(value: &Value, depth: usize, out: &mut String) {
         }
         flat => out.push_str(&flat.to_string()),
     }
-}
-
-/// Writes beside the file and renames, so that whoever reads sees the old or the new one, never half of it.
-pub(super) fn write_whole(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    fs::create_dir_all(folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
-    let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    let partial = folder.join(format!(".{name}.{}", std::process::id()));
-    let written = File::create(&partial)
-        .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
-        .and_then(|()| fs::rename(&partial, path));
-    if written.is_err() {
-        // The first failure is the one to report.
-        fs::remove_file(&partial).ok();
-    }
-    written.with_context(|| format!("cannot write {}", path.display()))
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 
 use super::EvalError;
-use super::baseline::write_whole;
+use super::files::write_whole;
 use super::record::CaseRecord;
 
 /// Last field of a run line: which system made it.

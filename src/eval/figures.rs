@@ -192,7 +192,7 @@ fn drafts(budget: f64) -> Vec<Metric> {
         mean(
             "generated",
             Higher,
-            "share of the answers that the language model wrote; the rest fell back to sentences cut from the evidence",
+            "share of requests whose reply the language model wrote; the rest fell back to cut sentences or our own words",
         ),
         mean(
             "answered",

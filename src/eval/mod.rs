@@ -14,6 +14,7 @@ pub mod data;
 pub mod desk;
 pub mod export;
 pub mod figures;
+mod files;
 pub mod gate;
 pub mod invented;
 pub mod judge;

@@ -130,7 +130,7 @@ name = "replies"
 kind = "drafts"
 data = { format = "requests", path = "DATA/requests.jsonl" }
 memory = SAMPLES
-sample = { per_language = 4 }
+sample = { per_language = 5 }
 replies = "generated"
 [[gate]]
 part = "replies"
@@ -152,11 +152,11 @@ fn a_worsened_prompt_shuts_the_gate() {
         fs::copy(file.path(), prompts.join(file.file_name())).expect("copied");
     }
     for (language, text) in [
-        ("en", "You write poems about the sea. Never mention the sources."),
-        ("es", "Escribes poemas sobre el mar. No menciones nunca las fuentes."),
+        ("en", "Always answer with exactly this sentence and nothing else: Thank you very much for your message."),
+        ("es", "Responde siempre con esta frase exacta y nada más: Muchas gracias por su mensaje."),
     ] {
         fs::write(prompts.join(format!("system.{language}.j2")), text).expect("written");
-        fs::write(prompts.join(format!("examples.{language}.toml")), poems(language)).expect("written");
+        fs::write(prompts.join(format!("examples.{language}.toml")), thanks(language)).expect("written");
     }
     let folder = prompts.display().to_string();
     let worse = [("RESPONDO_GENERATION__KIND", "gguf"), ("RESPONDO_DRAFT__PROMPTS", &folder)];
@@ -168,12 +168,14 @@ fn a_worsened_prompt_shuts_the_gate() {
     assert_eq!(bad["parts"][0]["cached"], 0, "and no case of the good one is taken for it");
 }
 
-/// Worked examples of what no customer wants.
-fn poems(language: &str) -> String {
-    let poem = if language == "es" { "Oh mar azul de espuma." } else { "Oh sea of foam and blue." };
+/// Worked examples of what helps no customer.
+fn thanks(language: &str) -> String {
+    let reply =
+        if language == "es" { "Muchas gracias por su mensaje." } else { "Thank you very much for your message." };
     format!(
-        "[[example]]\ncustomer = \"?\"\nreply = \"{poem}\"\nevidence = [{{ index = 1, title = \"mar\", text = \"mar\" }}]\n"
+        "[[example]]\ncustomer = \"?\"\nreply = \"{reply}\"\nevidence = [{{ index = 1, title = \"a\", text = \"b\" }}]\n"
     )
+    .repeat(2)
 }
 
 #[test]

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::EvalError;
+use super::kept::hex;
 use super::label::{self, What};
 use super::record::CaseRecord;
 use crate::inference::openai::Endpoint;
@@ -169,7 +170,7 @@ impl Judge {
     pub fn name(&self) -> String {
         let mut digest = Sha256::new();
         [RUBRIC, SYSTEM, ABSOLUTE, PAIRWISE].iter().for_each(|text| digest.update(text));
-        let digest: String = digest.finalize().iter().take(4).map(|byte| format!("{byte:02x}")).collect();
+        let digest = hex(&digest.finalize(), 4);
         format!("{}, rubric v{} ({digest})", self.client.model(), self.rubric.version)
     }
 

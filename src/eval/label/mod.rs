@@ -16,6 +16,7 @@ use sha2::{Digest, Sha256};
 
 use super::EvalError;
 use super::export::{case_files, for_each_case, part_name};
+use super::kept::hex;
 use super::record::CaseRecord;
 use super::suite::draw_key;
 
@@ -294,8 +295,7 @@ pub fn digest(what: What, case: &CaseRecord) -> Option<String> {
         What::Urgency | What::Next => case.message.clone(),
         What::Draft => format!("{}\u{0}{}", case.message, draft?),
     };
-    let digest = Sha256::digest(shown);
-    Some(digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect())
+    Some(hex(&Sha256::digest(shown), 8))
 }
 
 /// Holds no more than `count` cases at a time.

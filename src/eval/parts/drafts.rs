@@ -215,6 +215,7 @@ fn record(row: &Row, request: &Request, answer: &Answer, similarity: Option<f64>
     let treatment = Treatment::of(answer.decision.action, answer.draft.as_ref());
     let mut judged = Judging { values: BTreeMap::new(), failures: Vec::new(), badness: 0.0 };
     judged.treatment(row, treatment);
+    judged.flag("generated", answer.draft.as_ref().is_some_and(|draft| draft.kind == DraftKind::Generated));
     if let Some(draft) = &answer.draft {
         judged.text(row, request, draft);
         if treatment == Treatment::Answered {
@@ -324,7 +325,6 @@ impl Judging {
 
     /// What holds for an answer.
     fn answer(&mut self, row: &Row, request: &Request, draft: &Draft, answer: &Answer, similarity: Option<f64>) {
-        self.flag("generated", draft.kind == DraftKind::Generated);
         let made_up = !invented(draft, &request.text()).is_empty();
         self.flag("invented", made_up);
         if made_up {

@@ -14,7 +14,7 @@ use crate::eval::data::{Identified, beir, drawn, rows};
 use crate::eval::desk::{Desk, read_memory};
 use crate::eval::record::{CaseRecord, DataNote, MemoryNote, ShownEvidence};
 use crate::eval::suite::{Format, Part};
-use crate::eval::{figures, ranking};
+use crate::eval::{figures, ranking, shown};
 use crate::retrieve::{Filter, SearchQuery};
 use crate::ticket::{MemoryItem, Retrieved};
 
@@ -22,10 +22,6 @@ use crate::ticket::{MemoryItem, Retrieved};
 const DEPTH: usize = 50;
 /// Candidates of each leg, as in the service.
 const CANDIDATES: usize = 100;
-/// Found items shown with a case.
-const SHOWN: usize = 5;
-/// Characters shown of an item.
-const SHOWN_CHARACTERS: usize = 600;
 
 pub struct Retrieval {
     desk: Desk,
@@ -175,6 +171,10 @@ fn record(query: &Query, found: &[Retrieved]) -> CaseRecord {
         let place = ids.iter().position(|other| other == id);
         place.map_or(format!("{id}: not among the first {DEPTH}"), |place| format!("{id}: place {}", place + 1))
     };
+    let marked = |item: ShownEvidence| {
+        let relevant = Some(query.relevant.contains_key(&item.id));
+        ShownEvidence { relevant, ..item }
+    };
     CaseRecord {
         id: query.id.clone(),
         language: query.language.clone(),
@@ -183,7 +183,7 @@ fn record(query: &Query, found: &[Retrieved]) -> CaseRecord {
         values,
         failures: failure(&ids, query).map(str::to_owned).into_iter().collect(),
         badness: 1.0 - measures[0],
-        evidence: found.iter().take(SHOWN).map(|found| shown(found, query)).collect(),
+        evidence: shown::evidence(found).into_iter().map(marked).collect(),
         reference: Some(query.relevant.keys().map(titles).collect::<Vec<_>>().join("\n")),
         ranking: found.iter().map(|found| (found.item.id.clone(), f64::from(found.score))).collect(),
         relevant: query.relevant.iter().map(|(id, grade)| (id.clone(), *grade)).collect(),
@@ -199,16 +199,5 @@ fn failure(ids: &[String], query: &Query) -> Option<&'static str> {
         Some(place) if place >= 10 => Some("relevant only behind the first ten"),
         Some(place) if place >= 3 => Some("relevant only behind the first three"),
         Some(_) => None,
-    }
-}
-
-fn shown(found: &Retrieved, query: &Query) -> ShownEvidence {
-    let text = if found.passage.is_empty() { &found.item.problem } else { &found.passage };
-    ShownEvidence {
-        id: found.item.id.clone(),
-        title: found.item.title.clone(),
-        text: text.chars().take(SHOWN_CHARACTERS).collect(),
-        similarity: f64::from(found.similarity),
-        relevant: Some(query.relevant.contains_key(&found.item.id)),
     }
 }

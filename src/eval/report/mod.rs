@@ -11,14 +11,15 @@ mod view;
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BinaryHeap};
-use std::io::Write;
 use std::path::Path;
 
 use super::EvalError;
 use super::compare::{Change, Comparison, GateOutcome, Verdict};
 use super::figures::{Better, Figure};
+use super::files::write_whole;
 use super::record::{CaseRecord, PartResult, RunResult};
 use super::suite::ALL;
+use crate::bench::wilson;
 
 /// Writes `report.html`, `report.md` and `junit.xml` into the folder, each whole or not at all. `cases` are the single cases
 /// to be shown, by part; [`worst`] picks them. Gates may have been checked without a comparison.
@@ -39,21 +40,8 @@ pub fn write_all(
     write(&folder.join("junit.xml"), &junit::xml(result, gates))
 }
 
-/// Writes beside the file and renames, so that nobody ever reads half a report.
 fn write(path: &Path, text: &str) -> Result<(), EvalError> {
-    let mut name = std::ffi::OsString::from(".");
-    name.push(path.file_name().unwrap_or_default());
-    name.push(format!(".{}.partial", std::process::id()));
-    let partial = path.with_file_name(name);
-    let written = std::fs::File::create(&partial)
-        .and_then(|mut file| file.write_all(text.as_bytes()).and_then(|()| file.sync_all()))
-        .and_then(|()| std::fs::rename(&partial, path));
-    written.map_err(|error| {
-        // The first error is the one to be told; that the partial file may stay is the lesser harm.
-        drop(std::fs::remove_file(&partial));
-        let reason = format!("cannot write {}: {error}; check that the folder exists and has room", path.display());
-        EvalError::Run(anyhow::anyhow!(reason))
-    })
+    Ok(write_whole(path, text.as_bytes())?)
 }
 
 /// The `limit` worst cases: highest badness first, then by id. Holds no more than `limit` cases (and one) at a time.
@@ -120,7 +108,7 @@ fn mend_first(result: &RunResult) -> Vec<Mend> {
             kinds.entry(failure).or_default().push((part.name.clone(), *count, of));
         }
     }
-    let share = |(_, count, of): &(String, usize, usize)| wilson_low(*count, *of);
+    let share = |(_, count, of): &(String, usize, usize)| wilson(*count, *of).0;
     let mut mends: Vec<(f64, Mend)> = kinds
         .into_iter()
         .map(|(failure, mut parts)| {
@@ -131,19 +119,6 @@ fn mend_first(result: &RunResult) -> Vec<Mend> {
         .collect();
     mends.sort_by(|one, other| other.0.total_cmp(&one.0).then_with(|| other.1.count.cmp(&one.1.count)));
     mends.into_iter().map(|(_, mend)| mend).collect()
-}
-
-/// Lower end of the 95 % interval of a share (Wilson 1927).
-fn wilson_low(count: usize, of: usize) -> f64 {
-    const Z: f64 = 1.96;
-    if of == 0 {
-        return 0.0;
-    }
-    let n = of as f64;
-    let share = count as f64 / n;
-    let centre = share + Z * Z / (2.0 * n);
-    let spread = Z * (share * (1.0 - share) / n + Z * Z / (4.0 * n * n)).sqrt();
-    ((centre - spread) / (1.0 + Z * Z / n)).max(0.0)
 }
 
 /// Decimals with which a figure is shown.
