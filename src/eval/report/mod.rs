@@ -351,9 +351,11 @@ mod tests {
             .collect();
         names.sort();
         assert_eq!(names, ["junit.xml", "report.html", "report.md"]);
-        let error = write_all(&folder.path().join("missing"), &result, &[], None, &[]).expect_err("no folder");
+        write_all(&folder.path().join("missing"), &result, &[], None, &[]).expect("the folder is made");
+        let error =
+            write_all(&folder.path().join("report.md"), &result, &[], None, &[]).expect_err("a file is no folder");
         assert_eq!(error.exit_code(), 3);
-        assert!(error.to_string().contains("report.html"), "{error}");
+        assert!(error.to_string().contains("report.md"), "{error}");
     }
 
     #[test]
