@@ -1,15 +1,18 @@
 //! Our own forward pass of a BERT encoder on the CPU, made for bulk: the sequences of a batch lie one behind the other
 //! without padding, so no time goes into tokens that do not exist; only attention looks at sequences one by one.
 //!
-//! The matrix products are candle's; everything between them works in place (see [`super::kernels`]).
+//! The matrix products are candle's; everything between them works in place (see [`crate::kernels`]).
 
 use candle_core::{CpuStorage, DType, Device, InplaceOp1, InplaceOp2, Layout, Storage, Tensor};
 use rayon::prelude::*;
 
 use super::EmbedError;
 use super::container::{BertShape, Container, QuantisedRows};
-use super::kernels::{self, LayerNorm, ROWS_PER_TASK};
+use crate::kernels::Level;
+use crate::kernels::rows::{self as kernels, LayerNorm};
 
+/// Rows a thread takes at a time; small enough to share out evenly, large enough to pay for the hand-over.
+const ROWS_PER_TASK: usize = 16;
 /// Attention heads are shared out in groups, so that a single sequence keeps two cores busy.
 const HEAD_GROUPS: usize = 2;
 
@@ -51,7 +54,7 @@ impl PackedBert {
         let mut positions = container.tensor("emb.pos", shape.positions * shape.hidden)?;
         let types = container.tensor("emb.type", shape.types * shape.hidden)?;
         let first_type = types.get(..shape.hidden).unwrap_or_default();
-        kernels::add_bias(&mut positions, first_type);
+        kernels::add_bias(Level::here(), &mut positions, first_type);
         let norm = load_norm(&container, "emb.ln")?;
         let words = container.into_rows("emb.word", shape.vocab, shape.hidden)?;
         Ok(Self { shape, words, positions, norm, layers })
@@ -98,7 +101,7 @@ impl PackedBert {
                         self.shape.vocab
                     )));
                 }
-                kernels::add_bias(row, position);
+                kernels::add_bias(Level::here(), row, position);
                 self.norm.apply(row);
             }
         }
@@ -192,7 +195,7 @@ fn mean_pool(hidden: &[f32], lengths: &[usize], width: usize) -> Vec<Vec<f32>> {
         rest = after;
         let mut sum = vec![0.0; width];
         for row in rows.chunks_exact(width) {
-            kernels::add_bias(&mut sum, row);
+            kernels::add_bias(Level::here(), &mut sum, row);
         }
         sum.iter_mut().for_each(|value| *value /= length as f32);
         pooled.push(sum);
@@ -257,7 +260,7 @@ impl InplaceOp1 for AddBias<'_> {
     fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> candle_core::Result<()> {
         values_mut(storage, layout)?
             .par_chunks_mut(ROWS_PER_TASK * self.bias.len())
-            .for_each(|rows| kernels::add_bias(rows, self.bias));
+            .for_each(|rows| kernels::add_bias(Level::here(), rows, self.bias));
         Ok(())
     }
 }
@@ -274,7 +277,7 @@ impl InplaceOp1 for AddBiasThenGelu<'_> {
     fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> candle_core::Result<()> {
         values_mut(storage, layout)?
             .par_chunks_mut(ROWS_PER_TASK * self.bias.len())
-            .for_each(|rows| kernels::add_bias_then_gelu(rows, self.bias));
+            .for_each(|rows| kernels::add_bias_then_gelu(Level::here(), rows, self.bias));
         Ok(())
     }
 }
@@ -303,7 +306,7 @@ impl InplaceOp2 for AddThenNormalise<'_> {
         values_mut(storage, layout)?
             .par_chunks_mut(chunk)
             .zip(residual.par_chunks(chunk))
-            .for_each(|(rows, residual)| kernels::add_then_normalise(rows, residual, bias, self.norm));
+            .for_each(|(rows, residual)| kernels::add_then_normalise(Level::here(), rows, residual, bias, self.norm));
         Ok(())
     }
 }
@@ -318,7 +321,7 @@ impl InplaceOp1 for Softmax {
     }
 
     fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> candle_core::Result<()> {
-        kernels::softmax(values_mut(storage, layout)?, self.width);
+        kernels::softmax(Level::here(), values_mut(storage, layout)?, self.width);
         Ok(())
     }
 }

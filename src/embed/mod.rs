@@ -4,7 +4,6 @@ mod bert;
 pub mod candle_bert;
 mod container;
 pub mod e5;
-mod kernels;
 pub mod openai;
 pub mod peer;
 

@@ -7,7 +7,8 @@ use serde_json::Value;
 
 use crate::support::{Env, Finished, chat_model, embedding_model, project, run, run_with_input, turn_to_write};
 
-/// A folder with a suite in it; the runs go there as well.
+/// A folder with a suite in it; the runs and what they keep go there as well, so that nothing is taken from an earlier run
+/// of the tests.
 struct Bench {
     folder: tempfile::TempDir,
 }
@@ -41,7 +42,16 @@ impl Bench {
         let (suite, out) = (self.suite(), self.path(out).display().to_string());
         let arguments: Vec<&str> =
             ["eval", command, &suite, "--out", &out].into_iter().chain(more.iter().copied()).collect();
-        run(self.folder.path(), env, &arguments)
+        let cache = self.cache();
+        let env: Vec<(&str, &str)> =
+            cache.iter().map(|(name, value)| (*name, value.as_str())).chain(env.iter().copied()).collect();
+        run(self.folder.path(), &env, &arguments)
+    }
+
+    /// A cache of its own, with the models of the real one.
+    fn cache(&self) -> [(&'static str, String); 2] {
+        let models = respondo::models::default_cache_dir().display().to_string();
+        [("RESPONDO_CACHE", self.path("cache").display().to_string()), ("RESPONDO_MODELS__CACHE", models)]
     }
 
     fn compare(&self, old: &str, new: &str) -> Finished {
@@ -106,13 +116,8 @@ fn a_second_run_takes_its_cases_from_the_first_and_other_settings_do_not() {
         return;
     }
     let bench = Bench::new(SEARCH);
-    // A cache of its own, with the models of the real one.
-    let cache = bench.path("cache").display().to_string();
-    let models = respondo::models::default_cache_dir().display().to_string();
-    let env: [(&str, &str); 2] = [("RESPONDO_CACHE", &cache), ("RESPONDO_MODELS__CACHE", &models)];
     let cached = |out: &str, more: &[(&str, &str)]| {
-        let env: Vec<(&str, &str)> = env.iter().chain(more).copied().collect();
-        bench.eval("run", out, &env, &[]).ok();
+        bench.eval("run", out, more, &[]).ok();
         let part = &bench.result(out)["parts"][0];
         (part["cached"].as_u64().expect("a count"), part["data"]["used"].as_u64().expect("a count"))
     };
@@ -230,7 +235,9 @@ fn a_run_that_is_killed_leaves_the_earlier_result_and_goes_on_where_it_stopped()
     bench.eval("run", "out", &[], &[]).ok();
     let before = fs::read(bench.path("out/result.json")).expect("a result");
     let (suite, out) = (bench.suite(), bench.path("out").display().to_string());
-    let mut command = crate::support::command(bench.folder.path(), &[]);
+    let cache = bench.cache();
+    let env: Vec<(&str, &str)> = cache.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    let mut command = crate::support::command(bench.folder.path(), &env);
     command.args(["eval", "run", &suite, "--out", &out, "--fresh"]);
     let mut child =
         command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn().expect("runs");

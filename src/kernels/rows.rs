@@ -1,13 +1,43 @@
-//! The parts of a BERT layer that are no matrix products: each works in place on rows of f32, in loops that the compiler
-//! turns into vector instructions.
+//! The parts of a transformer layer that are no matrix products: each works in place on rows of f32, in loops that the
+//! compiler turns into vector instructions, once for every [`Level`]. All levels give the same bits.
 
 use std::f32::consts::{FRAC_1_SQRT_2, LOG2_E};
 
-/// Rows a thread takes at a time; small enough to share out evenly, large enough to pay for the hand-over.
-pub const ROWS_PER_TASK: usize = 16;
+use super::isa::LANES;
+use super::level_dispatch;
 
-/// Adds `bias` to every row.
-pub fn add_bias(rows: &mut [f32], bias: &[f32]) {
+level_dispatch! {
+    /// Adds `bias` to every row.
+    pub fn add_bias(rows: &mut [f32], bias: &[f32]) = add_bias_body;
+
+    /// Adds `bias` to every row, then applies GELU in its exact form, x * (1 + erf(x / sqrt 2)) / 2.
+    pub fn add_bias_then_gelu(rows: &mut [f32], bias: &[f32]) = add_bias_then_gelu_body;
+
+    /// The end of a BERT sub-layer: every row becomes layer_norm(row + bias + residual) * weight + shift.
+    pub fn add_then_normalise(rows: &mut [f32], residual: &[f32], bias: &[f32], norm: &LayerNorm) = add_then_normalise_body;
+
+    /// Turns every row of `width` scores into weights that sum to 1.
+    pub fn softmax(rows: &mut [f32], width: usize) = softmax_body;
+
+    /// `out` becomes every row of `rows` divided by its root mean square and multiplied by `weight`.
+    pub fn rms_norm(rows: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) = rms_norm_body;
+
+    /// `gate` becomes gate * sigmoid(gate) * up, number by number.
+    pub fn silu_times(gate: &mut [f32], up: &[f32]) = silu_times_body;
+
+    /// Adds `more` to `values`, number by number.
+    pub fn add(values: &mut [f32], more: &[f32]) = add_body;
+
+    /// Rotary position embedding of one head: the pairs (x[i], x[i + half]) are turned by the angle of their frequency;
+    /// `cos` and `sin` hold half as many numbers as the head.
+    pub fn rotate(head: &mut [f32], cos: &[f32], sin: &[f32]) = rotate_body;
+
+    /// Place of the largest number, the first of equals; 0 where there is none.
+    pub fn argmax(values: &[f32]) -> usize = argmax_body;
+}
+
+#[inline(always)]
+fn add_bias_body(rows: &mut [f32], bias: &[f32]) {
     for row in rows.chunks_exact_mut(bias.len()) {
         for (value, bias) in row.iter_mut().zip(bias) {
             *value += bias;
@@ -15,8 +45,8 @@ pub fn add_bias(rows: &mut [f32], bias: &[f32]) {
     }
 }
 
-/// Adds `bias` to every row, then applies GELU in its exact form, x * (1 + erf(x / sqrt 2)) / 2.
-pub fn add_bias_then_gelu(rows: &mut [f32], bias: &[f32]) {
+#[inline(always)]
+fn add_bias_then_gelu_body(rows: &mut [f32], bias: &[f32]) {
     for row in rows.chunks_exact_mut(bias.len()) {
         for (value, bias) in row.iter_mut().zip(bias) {
             *value = gelu(*value + bias);
@@ -24,8 +54,8 @@ pub fn add_bias_then_gelu(rows: &mut [f32], bias: &[f32]) {
     }
 }
 
-/// The end of a BERT sub-layer: every row becomes layer_norm(row + bias + residual) * weight + shift.
-pub fn add_then_normalise(rows: &mut [f32], residual: &[f32], bias: &[f32], norm: &LayerNorm) {
+#[inline(always)]
+fn add_then_normalise_body(rows: &mut [f32], residual: &[f32], bias: &[f32], norm: &LayerNorm) {
     let width = bias.len();
     for (row, residual) in rows.chunks_exact_mut(width).zip(residual.chunks_exact(width)) {
         for ((value, residual), bias) in row.iter_mut().zip(residual).zip(bias) {
@@ -35,8 +65,49 @@ pub fn add_then_normalise(rows: &mut [f32], residual: &[f32], bias: &[f32], norm
     }
 }
 
-/// Turns every row of `width` scores into weights that sum to 1.
-pub fn softmax(rows: &mut [f32], width: usize) {
+#[inline(always)]
+fn rms_norm_body(rows: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
+    let width = weight.len();
+    for (row, out) in rows.chunks_exact(width).zip(out.chunks_exact_mut(width)) {
+        let scale = 1.0 / (lanes_sum_of_squares(row) / width as f32 + eps).sqrt();
+        for ((out, value), weight) in out.iter_mut().zip(row).zip(weight) {
+            *out = value * scale * weight;
+        }
+    }
+}
+
+#[inline(always)]
+fn silu_times_body(gate: &mut [f32], up: &[f32]) {
+    for (gate, up) in gate.iter_mut().zip(up) {
+        *gate = *gate / (1.0 + exp(-*gate)) * up;
+    }
+}
+
+#[inline(always)]
+fn add_body(values: &mut [f32], more: &[f32]) {
+    for (value, more) in values.iter_mut().zip(more) {
+        *value += more;
+    }
+}
+
+#[inline(always)]
+fn rotate_body(head: &mut [f32], cos: &[f32], sin: &[f32]) {
+    let (first, second) = head.split_at_mut(cos.len());
+    for (((first, second), cos), sin) in first.iter_mut().zip(second).zip(cos).zip(sin) {
+        let (one, other) = (*first, *second);
+        *first = one * cos - other * sin;
+        *second = one * sin + other * cos;
+    }
+}
+
+#[inline(always)]
+fn argmax_body(values: &[f32]) -> usize {
+    let largest = lanes_max(values);
+    values.iter().position(|value| *value == largest).unwrap_or(0)
+}
+
+#[inline(always)]
+pub(super) fn softmax_body(rows: &mut [f32], width: usize) {
     for row in rows.chunks_exact_mut(width) {
         let largest = lanes_max(row);
         for value in row.iter_mut() {
@@ -58,6 +129,7 @@ pub struct LayerNorm {
 
 impl LayerNorm {
     /// Normalises one row.
+    #[inline(always)]
     pub fn apply(&self, row: &mut [f32]) {
         let count = row.len() as f32;
         let mean = lanes_sum(row) / count;
@@ -72,11 +144,13 @@ impl LayerNorm {
     }
 }
 
+#[inline(always)]
 fn gelu(x: f32) -> f32 {
     0.5 * x * (1.0 + erf(x * FRAC_1_SQRT_2))
 }
 
 /// Error function by Abramowitz and Stegun 7.1.26; absolute error below 5e-7 in f32 (1.5e-7 by the formula itself).
+#[inline(always)]
 fn erf(x: f32) -> f32 {
     let magnitude = x.abs();
     let t = 1.0 / (1.0 + 0.327_591_1 * magnitude);
@@ -89,6 +163,7 @@ fn erf(x: f32) -> f32 {
 ///
 /// x = n ln 2 + r with whole n and |r| <= ln 2 / 2: the Taylor polynomial of degree 6 gives e^r, and n goes into the
 /// exponent bits.
+#[inline(always)]
 fn exp(x: f32) -> f32 {
     /// 1.5 * 2^23: adding it rounds to a whole number, which then stands in the lowest bits.
     const ROUND: f32 = 12_582_912.0;
@@ -106,9 +181,9 @@ fn exp(x: f32) -> f32 {
     (1.0 + r + tail) * power_of_two
 }
 
-/// Running sums side by side: a single one would force the additions into one long chain.
-const LANES: usize = 16;
+// Sums run side by side in lanes: a single one would force the additions into one long chain.
 
+#[inline(always)]
 fn lanes_sum(values: &[f32]) -> f32 {
     let (chunks, rest) = values.as_chunks::<LANES>();
     let mut sums = [0.0; LANES];
@@ -120,6 +195,7 @@ fn lanes_sum(values: &[f32]) -> f32 {
     sums.iter().sum::<f32>() + rest.iter().sum::<f32>()
 }
 
+#[inline(always)]
 fn lanes_sum_of_squares(values: &[f32]) -> f32 {
     let (chunks, rest) = values.as_chunks::<LANES>();
     let mut sums = [0.0; LANES];
@@ -131,6 +207,7 @@ fn lanes_sum_of_squares(values: &[f32]) -> f32 {
     sums.iter().sum::<f32>() + rest.iter().map(|value| value * value).sum::<f32>()
 }
 
+#[inline(always)]
 fn lanes_max(values: &[f32]) -> f32 {
     let (chunks, rest) = values.as_chunks::<LANES>();
     let mut largest = [f32::NEG_INFINITY; LANES];
@@ -144,6 +221,7 @@ fn lanes_max(values: &[f32]) -> f32 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Level;
     use super::*;
 
     /// Error function by its series, in f64; good for |x| <= 4.
@@ -184,7 +262,7 @@ mod tests {
     #[test]
     fn softmax_sums_to_one_also_with_large_scores() {
         let mut rows = vec![1_000.0, 1_001.0, -1_000.0, 0.0, 0.0, 0.0];
-        softmax(&mut rows, 3);
+        softmax(Level::here(), &mut rows, 3);
         assert!((rows[1] - 0.731_058_6).abs() < 1e-6);
         assert!((rows[..3].iter().sum::<f32>() - 1.0).abs() < 1e-6);
         assert!((rows[3] - 1.0 / 3.0).abs() < 1e-6);
