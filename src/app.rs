@@ -2,14 +2,15 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
 use crate::draft::Drafter;
 use crate::draft::prompt::Prompts;
 use crate::embed::{
-    CandleBertEmbedder, CandleBertOptions, E5Embedder, Embedder, OpenAiEmbedder, OpenAiOptions, Prefixes,
+    CachedEmbedder, CandleBertEmbedder, CandleBertOptions, DEFAULT_KEPT, E5Embedder, Embedder, OpenAiEmbedder,
+    OpenAiOptions, Prefixes,
 };
 use crate::events::Events;
 use crate::inference::generator::Generator;
@@ -66,12 +67,17 @@ impl App {
     pub async fn open(settings: Settings, need: Need) -> Result<Self> {
         let settings = Arc::new(settings);
         let store = Store::open(&settings.data.folder).await?;
-        let mut degraded = Vec::new();
+        // The language model is read from the disk while the other core reads the embedding model and then the index.
         let loading = Arc::clone(&settings);
-        let models = tokio::task::spawn_blocking(move || load_models(&loading, need)).await??;
-        degraded.extend(models.problem);
-        let inference = Inference::start(models.embedder, models.generator);
-        let vectors = open_index(&settings.data.folder, &inference, &store, &mut degraded).await?;
+        let generator = tokio::task::spawn_blocking(move || wanted_generator(&loading, need));
+        let loading = Arc::clone(&settings);
+        let embedder =
+            tokio::task::spawn_blocking(move || took("embedding model", || load_embedder(&loading))).await??;
+        let mut degraded = Vec::new();
+        let vectors = open_index(&settings.data.folder, embedder.as_ref(), &store, &mut degraded).await?;
+        let (generator, problem) = generator.await?;
+        degraded.extend(problem);
+        let inference = Inference::start(embedder, generator);
         let indexer = Indexer { store: store.clone(), inference: inference.clone(), vectors: Arc::clone(&vectors) };
         let pipeline = pipeline(&settings, &store, &inference, &vectors).await?;
         Ok(Self { settings, store, inference, vectors, indexer, pipeline, degraded })
@@ -111,24 +117,34 @@ pub async fn pipeline(
     })
 }
 
-struct Models {
-    embedder: Box<dyn Embedder>,
-    generator: Option<Box<dyn Generator>>,
-    problem: Option<String>,
-}
-
-fn load_models(settings: &Settings, need: Need) -> Result<Models> {
-    let embedder = load_embedder(settings)?;
+/// The language model, where one is wanted; what keeps it from being there, in words.
+fn wanted_generator(settings: &Settings, need: Need) -> (Option<Box<dyn Generator>>, Option<String>) {
     if need == Need::Memory || settings.generation.kind == GenerationKind::None {
-        return Ok(Models { embedder, generator: None, problem: None });
+        return (None, None);
     }
-    match load_generator(settings) {
-        Ok(generator) => Ok(Models { embedder, generator: Some(generator), problem: None }),
+    match took("language model", || load_generator(settings)) {
+        Ok(generator) => (Some(generator), None),
         Err(error) => {
             let problem = format!("replies are extractive only: {error:#}");
             tracing::warn!("{problem}");
-            Ok(Models { embedder, generator: None, problem: Some(problem) })
+            (None, Some(problem))
         }
+    }
+}
+
+/// Does a part of the start and logs what it took.
+fn took<T>(part: &'static str, work: impl FnOnce() -> T) -> T {
+    let started = Instant::now();
+    let done = work();
+    tracing::info!(part, seconds = started.elapsed().as_secs_f32(), "opened");
+    done
+}
+
+/// Folder for what can be fetched or made again, as the settings say.
+pub fn model_cache(settings: &Settings) -> PathBuf {
+    match settings.models.cache.as_os_str().is_empty() {
+        true => default_cache_dir(),
+        false => settings.models.cache.clone(),
     }
 }
 
@@ -139,11 +155,7 @@ fn load_models(settings: &Settings, need: Need) -> Result<Models> {
 pub fn model_store(settings: &Settings) -> Result<(Manifest, ModelStore)> {
     let own = Some(settings.models.manifest.as_path()).filter(|path| !path.as_os_str().is_empty());
     let manifest = Manifest::load(own)?;
-    let cache = match settings.models.cache.as_os_str().is_empty() {
-        true => default_cache_dir(),
-        false => settings.models.cache.clone(),
-    };
-    let store = ModelStore::new(cache);
+    let store = ModelStore::new(model_cache(settings));
     Ok(match settings.models.source.as_os_str().is_empty() {
         true => (manifest, store),
         false => (manifest, store.with_local_folder(settings.models.source.clone())),
@@ -157,7 +169,7 @@ pub fn model_store(settings: &Settings) -> Result<(Manifest, ModelStore)> {
 pub fn load_embedder(settings: &Settings) -> Result<Box<dyn Embedder>> {
     let chosen = &settings.embedding;
     let prefixes = Prefixes { query: chosen.query_prefix.clone(), passage: chosen.passage_prefix.clone() };
-    Ok(match chosen.kind {
+    let embedder: Box<dyn Embedder> = match chosen.kind {
         EmbeddingKind::E5 => {
             let (manifest, store) = model_store(settings)?;
             let model = manifest.get(EMBEDDING_MODEL)?;
@@ -180,7 +192,8 @@ pub fn load_embedder(settings: &Settings) -> Result<Box<dyn Embedder>> {
             // About four bytes a token.
             max_text_bytes: chosen.max_tokens * 4,
         })?),
-    })
+    };
+    Ok(Box::new(CachedEmbedder::new(embedder, DEFAULT_KEPT)))
 }
 
 /// Loads the chat model that the settings name.
@@ -219,18 +232,19 @@ pub(crate) fn existing(path: PathBuf) -> Result<PathBuf> {
 /// Opens the vector index; one that is damaged or was made by another model is started anew and filled from the store.
 async fn open_index(
     data: &Path,
-    inference: &Inference,
+    embedder: &dyn Embedder,
     store: &Store,
     degraded: &mut Vec<String>,
 ) -> Result<Arc<dyn VectorStore>> {
     let folder = data.join(INDEX_FOLDER);
     check_space(data)?;
-    let (name, dimensions) = (inference.embedder_name().to_owned(), inference.dimensions());
-    let opened = tokio::task::spawn_blocking(move || open_or_reset(&folder, &name, dimensions)).await?;
+    let (name, dimensions) = (embedder.name().to_owned(), embedder.dimensions());
+    let opening = move || took("search index", || open_or_reset(&folder, &name, dimensions));
+    let opened = tokio::task::spawn_blocking(opening).await?;
     let (vectors, rebuilt) = opened?;
     let vectors_in_index = vectors.count()?;
     let stats = store.memory_stats().await?;
-    let other_model = stats.generations.iter().any(|(generation, _)| generation != inference.embedder_name());
+    let other_model = stats.generations.iter().any(|(generation, _)| generation != embedder.name());
     if rebuilt || other_model || (vectors_in_index == 0 && stats.items > stats.unindexed) {
         store.mark_all_unindexed().await?;
         degraded.push("the search index is rebuilt from the store".to_owned());

@@ -161,7 +161,8 @@ impl Topics {
 
 /// Kinds come from this program's own constants; a row of a newer version is passed on under a neutral name.
 fn known_kind(kind: &str) -> &'static str {
-    const KINDS: [&str; 8] = ["received", "evidence", "triage", "extractive", "draft", "decision", "message", "review"];
+    const KINDS: [&str; 9] =
+        ["received", "evidence", "triage", "extractive", "cut", "draft", "decision", "message", "review"];
     KINDS.into_iter().find(|known| *known == kind).unwrap_or("other")
 }
 

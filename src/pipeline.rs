@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use tokio::sync::Semaphore;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use utoipa::ToSchema;
 use uuid::Uuid;
@@ -21,14 +22,15 @@ use crate::events::Events;
 use crate::inference::{Inference, News};
 use crate::intake;
 use crate::learn;
-use crate::retrieve::retriever::{Retriever, fold_duplicates};
+use crate::retrieve::retriever::{Ranked, Retriever, fold_duplicates};
 use crate::retrieve::{Filter, SearchQuery};
 use crate::settings::Settings;
 use crate::store::{FinishedWork, Store, StoreError};
 use crate::ticket::{
-    Action, Author, Decision, Draft, Evidence, ExpectedTime, Language, Message, Request, Retrieved, TicketState,
-    Timings, Triage,
+    Action, Author, Decision, Draft, Evidence, ExpectedTime, Finding, Language, MemoryItem, Message, Request,
+    Retrieved, TicketState, Timings, Triage,
 };
+use crate::timing::{timed, timed_now};
 use crate::triage::TriageModel;
 
 /// Longest wait for the embedding of a request; behind it, only words are searched.
@@ -45,6 +47,8 @@ pub enum Stage {
     Triage(Box<Triage>),
     Extractive(Box<Draft>),
     Token(String),
+    /// A sentence of the stream that the guard cut, with what it objected to.
+    Cut(Vec<Finding>),
 }
 
 /// Everything that came out of one request.
@@ -72,6 +76,14 @@ pub struct Judged {
     pub clock: Clock,
 }
 
+impl Judged {
+    /// Tells what is known so far.
+    fn tell(&self, watch: &UnboundedSender<Stage>) {
+        tell(watch, Stage::Evidence(self.evidence.clone()));
+        tell(watch, Stage::Triage(Box::new(self.triage.clone())));
+    }
+}
+
 /// The stages, wired together; cheap to clone.
 #[derive(Clone)]
 pub struct Pipeline {
@@ -90,19 +102,17 @@ impl Pipeline {
     /// Answers a request without recording it. `watch` hears of each stage as it is done.
     pub async fn answer(&self, request: &Request, watch: &UnboundedSender<Stage>) -> Answer {
         let judged = self.judge(request).await;
+        judged.tell(watch);
         self.reply(request, judged, watch).await
     }
 
     /// Drafts a reply to a judged request and decides what may happen to it.
     pub async fn reply(&self, request: &Request, judged: Judged, watch: &UnboundedSender<Stage>) -> Answer {
         let Judged { triage, evidence, mut degraded, timings, clock } = judged;
-        tell(watch, Stage::Evidence(evidence.clone()));
-        tell(watch, Stage::Triage(Box::new(triage.clone())));
-
         let policy = self.settings.policy.of(request.queue.as_deref());
         let has_words = request.text().chars().any(char::is_alphabetic);
         let plan = if has_words { decide::plan(&triage, &evidence, policy) } else { decide::plan_for_no_words() };
-        let drafting = self.drafter.race(request, &evidence, &plan, &clock, watch).await;
+        let drafting = timed("draft", self.drafter.race(request, &evidence, &plan, &clock, watch)).await;
         degraded.extend(drafting.degraded.iter().cloned());
         let acknowledgement = self.drafter.acknowledge(request, &triage).filter(|_| plan.kind != PlanKind::Discard);
         let draft = drafting.draft.or_else(|| acknowledgement.clone());
@@ -145,11 +155,12 @@ impl Pipeline {
     pub async fn judge(&self, request: &Request) -> Judged {
         let clock = Clock::start(self.settings.draft.deadline());
         let mut degraded = Vec::new();
-        let vector = self.embed(request, &clock, &mut degraded).await;
+        let vector = timed("embed", self.embed(request, &clock, &mut degraded)).await;
         let embed_ms = clock.elapsed_ms();
         let evidence = self.retrieve(request, vector.as_deref(), &mut degraded).await;
         let retrieve_ms = clock.elapsed_ms() - embed_ms;
-        let triage = self.triage.judge(request, vector.as_deref(), &evidence, self.usual_time);
+        let judge = || self.triage.judge(request, vector.as_deref(), &evidence, self.usual_time);
+        let triage = timed_now("triage", judge);
         let triage_ms = clock.elapsed_ms() - embed_ms - retrieve_ms;
         let timings = Timings { embed_ms, retrieve_ms, triage_ms, ..Timings::default() };
         Judged { triage, evidence, degraded, timings, clock }
@@ -158,19 +169,36 @@ impl Pipeline {
     /// Puts a stored ticket through [`Pipeline::answer`] and records the outcome. Safe to repeat after a crash: the
     /// outcome is written in one transaction, and the reply leaves through the outbox. None when nothing was left to do.
     ///
+    /// Judgement and evidence are there, and told, before the ticket waits for one of the `desks` where replies are
+    /// drafted: a judgement takes milliseconds, a reply seconds. The wait does not count against the reply's deadline.
+    /// What the customer or an agent writes meanwhile is seen when it is over. Once `desks` is closed, what still waits is
+    /// left for the next start.
+    ///
     /// # Errors
     /// When the store fails; the ticket then stays as it was and is picked up again.
-    pub async fn work(&self, ticket: Uuid) -> Result<Option<Answer>, StoreError> {
+    pub async fn work(&self, ticket: Uuid, desks: &Semaphore) -> Result<Option<Answer>, StoreError> {
         let Some((request, seen_message)) = self.read(ticket).await? else { return Ok(None) };
         let (watch, stages) = unbounded_channel();
-        let answering = async {
-            let answer = self.answer(&request, &watch).await;
-            drop(watch);
-            answer
+        // Owns `watch`: the publisher ends when it is dropped.
+        let answering = async move {
+            let (mut request, mut seen_message) = (request, seen_message);
+            let mut judged = self.judge(&request).await;
+            judged.tell(&watch);
+            let judging = judged.clock.started.elapsed();
+            let Ok(_desk) = timed("wait for a desk", desks.acquire()).await else { return Ok(None) };
+            judged.clock = judged.clock.resumed_after(judging);
+            let Some(now) = self.read(ticket).await? else { return Ok(None) };
+            if now.1 != seen_message {
+                (request, seen_message) = now;
+                judged = self.judge(&request).await;
+                judged.tell(&watch);
+            }
+            Ok::<_, StoreError>(Some((self.reply(&request, judged, &watch).await, seen_message)))
         };
-        let (answer, told) = tokio::join!(answering, self.publish(ticket, stages));
+        let (answered, told) = tokio::join!(answering, self.publish(ticket, stages));
         told?;
-        self.record(ticket, seen_message, &answer).await?;
+        let Some((answer, seen_message)) = answered? else { return Ok(None) };
+        timed("record", self.record(ticket, seen_message, &answer)).await?;
         Ok(Some(answer))
     }
 
@@ -243,26 +271,12 @@ impl Pipeline {
     /// When the index or the store fails.
     pub async fn search(&self, query: SearchQuery, limit: usize) -> anyhow::Result<Vec<Retrieved>> {
         let retriever = Arc::clone(&self.retriever);
-        let mut ranked = tokio::task::spawn_blocking(move || retriever.rank(&query)).await??;
+        let mut ranked = timed("search", tokio::task::spawn_blocking(move || retriever.rank(&query))).await??;
         // Folding compares every pair: a few more than are shown leave room for duplicates, hundreds would take seconds.
         ranked.truncate(limit * FOLDED_PER_SHOWN);
         let ids: Vec<String> = ranked.iter().map(|hit| hit.memory_id.clone()).collect();
-        let items = self.store.items(&ids).await?;
-        let found = ranked
-            .into_iter()
-            .filter_map(|hit| {
-                // The index may lag behind a `forget` for a moment: what the store no longer has is not shown.
-                let item = items.iter().find(|item| item.id == hit.memory_id)?.clone();
-                Some(Retrieved {
-                    passage: crate::retrieve::passages::passage_text(&item, hit.passage),
-                    item,
-                    score: hit.score,
-                    similarity: hit.similarity,
-                    lexical: hit.lexical,
-                })
-            })
-            .collect();
-        let mut found = fold_duplicates(found);
+        let items = timed("look up texts", self.store.items(&ids)).await?;
+        let mut found = timed_now("fold duplicates", || fold_duplicates(with_texts(ranked, &items)));
         found.truncate(limit);
         Ok(found)
     }
@@ -274,6 +288,7 @@ impl Pipeline {
                 Stage::Triage(triage) => self.events.keep(ticket, "triage", &triage).await?,
                 Stage::Extractive(draft) => self.events.keep(ticket, "extractive", &draft).await?,
                 Stage::Token(text) => self.events.token(ticket, &text),
+                Stage::Cut(findings) => self.events.keep(ticket, "cut", &findings).await?,
             }
         }
         Ok(())
@@ -317,6 +332,12 @@ impl Clock {
         Self { started: Instant::now(), deadline }
     }
 
+    /// The same clock after a pause, so that only the time `run` before it counts.
+    fn resumed_after(self, run: Duration) -> Self {
+        let now = Instant::now();
+        Self { started: now.checked_sub(run).unwrap_or(now), ..self }
+    }
+
     /// Milliseconds since the request came in.
     pub fn elapsed_ms(&self) -> f32 {
         self.started.elapsed().as_secs_f32() * 1_000.0
@@ -326,6 +347,22 @@ impl Clock {
     pub fn left(&self) -> Duration {
         self.deadline.saturating_sub(self.started.elapsed())
     }
+}
+
+/// What was ranked, with its texts.
+fn with_texts(ranked: Vec<Ranked>, items: &[MemoryItem]) -> Vec<Retrieved> {
+    let with_text = |hit: Ranked| {
+        // The index may lag behind a `forget` for a moment: what the store no longer has is not shown.
+        let item = items.iter().find(|item| item.id == hit.memory_id)?.clone();
+        Some(Retrieved {
+            passage: crate::retrieve::passages::passage_text(&item, hit.passage),
+            item,
+            score: hit.score,
+            similarity: hit.similarity,
+            lexical: hit.lexical,
+        })
+    };
+    ranked.into_iter().filter_map(with_text).collect()
 }
 
 /// Nobody may be watching, which is no failure.

@@ -20,6 +20,9 @@ const FIRST_PAUSE: Duration = Duration::from_millis(500);
 /// Rows of the outbox taken at once, and for how long they are ours.
 const OUTBOX_BATCH: u32 = 32;
 const OUTBOX_LEASE_S: u32 = 30;
+/// Tickets in work for each one whose reply is being drafted: the others are judged and wait with their evidence in
+/// memory, tens of kilobytes each.
+const AHEAD: usize = 32;
 /// The outbox is looked at when a ticket is done, and this often in any case.
 const OUTBOX_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -31,8 +34,10 @@ pub struct Worker {
 
 struct Inner {
     pipeline: Pipeline,
-    /// Tickets worked on at the same time; the others wait here and on disk.
+    /// Tickets judged or waiting to be answered; the others wait here and on disk.
     slots: Semaphore,
+    /// Tickets whose replies are drafted at the same time.
+    desks: Semaphore,
     /// Tickets waiting or in work: a second message for one in work marks it to be worked on again.
     busy: Mutex<Busy>,
     outbox: Notify,
@@ -49,9 +54,10 @@ struct Busy {
 
 impl Worker {
     pub fn new(pipeline: Pipeline, closing: watch::Receiver<bool>) -> Self {
-        let slots = Semaphore::new(pipeline.settings.server.concurrency);
+        let concurrency = pipeline.settings.server.concurrency.min(Semaphore::MAX_PERMITS / AHEAD);
+        let (slots, desks) = (Semaphore::new(concurrency * AHEAD), Semaphore::new(concurrency));
         let parked = watch::Sender::new(false);
-        let inner = Inner { pipeline, slots, busy: Mutex::default(), outbox: Notify::new(), closing, parked };
+        let inner = Inner { pipeline, slots, desks, busy: Mutex::default(), outbox: Notify::new(), closing, parked };
         Self { inner: Arc::new(inner) }
     }
 
@@ -109,6 +115,8 @@ impl Worker {
 
     /// Waits until nothing is in work, at most `limit`; what is left stays on disk.
     pub async fn finish(&self, limit: Duration) {
+        // What only waits to be answered is on disk; what is being answered is waited for.
+        self.inner.desks.close();
         let until = tokio::time::Instant::now() + limit;
         while self.in_flight() > 0 && tokio::time::Instant::now() < until {
             tokio::time::sleep(Duration::from_millis(50)).await;
@@ -130,7 +138,7 @@ impl Worker {
             if *self.inner.closing.borrow() {
                 return;
             }
-            match self.inner.pipeline.work(ticket).await {
+            match self.inner.pipeline.work(ticket, &self.inner.desks).await {
                 Ok(_) => return self.outbox_changed(),
                 Err(error) if attempt == TRIES => {
                     tracing::error!(%ticket, %error, "ticket stays received; it is taken up at the next start");

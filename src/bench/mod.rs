@@ -1,8 +1,13 @@
 //! Measurements that end up in `docs/`: the command that made a figure is in this repository.
 
+pub mod load;
 pub mod models;
+pub mod peers;
+pub mod prompts;
 mod report;
 pub mod requests;
+#[cfg(feature = "edge")]
+pub mod scale;
 mod side_by_side;
 
 use sha2::{Digest, Sha256};

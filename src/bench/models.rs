@@ -11,6 +11,7 @@ use candle_core::quantized::gguf_file;
 use candle_core::quantized::tokenizer::TokenizerFromGguf;
 use candle_core::{Device, Tensor};
 use candle_transformers::models::quantized_qwen2::ModelWeights;
+use clap::ValueEnum;
 use serde::Deserialize;
 use tokenizers::Tokenizer;
 
@@ -40,11 +41,11 @@ const ASKED: &str = "req-13";
 
 /// The built-in models' files on this machine.
 pub struct ModelFiles {
-    container: PathBuf,
-    tokenizer: PathBuf,
-    chat: PathBuf,
+    pub(super) container: PathBuf,
+    pub(super) tokenizer: PathBuf,
+    pub(super) chat: PathBuf,
     /// Most tokens of prompt and reply together.
-    context: usize,
+    pub(super) context: usize,
 }
 
 impl ModelFiles {
@@ -81,16 +82,27 @@ struct Sample {
     relevant: Vec<String>,
 }
 
-/// Measures everything `repeats` times; `news` hears what is being done.
+/// Which model is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Part {
+    Embedding,
+    Chat,
+}
+
+/// Measures everything, or one part, `repeats` times; `news` hears what is being done.
 ///
 /// # Errors
 /// When a model file is missing or damaged, or candle fails.
-pub fn measure(files: &ModelFiles, repeats: usize, news: &mut dyn FnMut(&str)) -> Result<Report> {
+pub fn measure(files: &ModelFiles, repeats: usize, only: Option<Part>, news: &mut dyn FnMut(&str)) -> Result<Report> {
     ensure!(repeats > 0, "nothing to measure; use at least 1 repeat");
     let samples = samples()?;
     let mut report = Report::default();
-    measure_embedding(files, &samples, repeats, &mut report, news).context("embedding model")?;
-    measure_chat(files, &samples, repeats, &mut report, news).context("chat model")?;
+    if only != Some(Part::Chat) {
+        measure_embedding(files, &samples, repeats, &mut report, news).context("embedding model")?;
+    }
+    if only != Some(Part::Embedding) {
+        measure_chat(files, &samples, repeats, &mut report, news).context("chat model")?;
+    }
     Ok(report)
 }
 
@@ -123,18 +135,21 @@ fn measure_embedding(
     peer.vectors(&ours.tokenise(&warming, Role::Passage)?)?;
 
     let mut bulk = Row::new(format!("bulk embedding, {tokens} tokens in {} texts", texts.len()), "tokens/s");
-    let mut least_similar = f32::INFINITY;
+    let (mut least_similar, mut similarities) = (f32::INFINITY, 0.0);
     for repeat in 1..=repeats {
         news(&format!("bulk embedding, {repeat} of {repeats}"));
         let (vectors, our_time) = timed(|| Ok(ours.embed(&texts, Role::Passage)?))?;
         let (candles, candle_time) = timed(|| Ok(peer.vectors(&ours.tokenise(&texts, Role::Passage)?)?))?;
         bulk.push(rate(tokens, our_time), rate(tokens, candle_time));
         for (one, other) in vectors.iter().zip(&candles) {
-            least_similar = least_similar.min(one.iter().zip(other).map(|(a, b)| a * b).sum());
+            let similarity: f32 = one.iter().zip(other).map(|(a, b)| a * b).sum();
+            least_similar = least_similar.min(similarity);
+            similarities += similarity;
         }
     }
     report.rows.push(bulk);
-    report.agreement.push(format!("lowest cosine of the two vectors of a text: {least_similar:.5}"));
+    let mean = similarities / (repeats * texts.len()) as f32;
+    report.agreement.push(format!("cosine of the two vectors of a text: lowest {least_similar:.5}, mean {mean:.5}"));
 
     for wanted in QUERY_TOKENS {
         let text = nearest_in_length(&ours, samples, wanted)?;

@@ -141,7 +141,12 @@ impl HealthProbe {
 
 /// Highest resident memory of this process so far, in MiB, where the system tells.
 pub fn peak_memory_mib() -> Option<f64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    peak_memory_of("/proc/self/status")
+}
+
+/// As [`peak_memory_mib`], of the process whose status file this is.
+pub(super) fn peak_memory_of(status: &str) -> Option<f64> {
+    let status = std::fs::read_to_string(status).ok()?;
     let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
     let kib: f64 = line.split_whitespace().nth(1)?.parse().ok()?;
     Some(kib / 1_024.0)

@@ -84,7 +84,7 @@ pub async fn answer_in_terminal(pipeline: &Pipeline, request: &Request) -> Resul
             match stage {
                 Stage::Evidence(found) => write!(out, "{}", render::evidence(&found, style))?,
                 Stage::Triage(triage) => write!(out, "{}", render::triage(&triage, style))?,
-                Stage::Extractive(_) => {}
+                Stage::Extractive(_) | Stage::Cut(_) => {}
                 Stage::Token(text) => {
                     if !streaming {
                         writeln!(out, "{}", style.heading("Writing"))?;

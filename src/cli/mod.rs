@@ -5,6 +5,7 @@ mod bench;
 mod demo;
 mod doctor;
 mod ingest;
+mod load;
 mod render;
 mod serve;
 mod stats;
@@ -111,7 +112,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Forget { id } => runtime()?.block_on(ingest::forget(settings, &id)),
         Command::Reindex => runtime()?.block_on(ingest::reindex(settings)),
         Command::Stats { json } => runtime()?.block_on(stats::run(settings, json)),
-        Command::Bench(command) => runtime()?.block_on(bench::run(settings, command)),
+        Command::Bench(command) => runtime()?.block_on(bench::run(settings, cli.config, command)),
         Command::Doctor { json } => runtime()?.block_on(doctor::run(settings, json)),
         Command::Eval(command) => return Ok(runtime()?.block_on(crate::eval::command::main(settings, command))),
     };

@@ -18,8 +18,8 @@ use crate::decide::{Plan, PlanKind};
 use crate::inference::{Inference, InferenceError, News};
 use crate::pipeline::{Clock, Stage, tell};
 use crate::settings::{GenerationKind, Settings};
-use crate::ticket::{Draft, DraftKind, Finding, Language, Request, Retrieved, Triage};
-use guard::{GuardContext, Verdict};
+use crate::ticket::{Draft, DraftKind, Evidence, Finding, Language, Request, Retrieved, Rule, Triage};
+use guard::{Guard, GuardContext, Verdict};
 use prompt::Prompts;
 use select::{Budget, Selection};
 
@@ -161,6 +161,9 @@ impl Drafter {
             }
         };
         let mut writing = self.inference.generate(prompt)?;
+        let customer_text = request.text();
+        let ours = ours(language);
+        let mut judge = StreamJudge::new(&selection.evidence, &customer_text, language, &ours);
         let mut text = String::new();
         loop {
             match tokio::time::timeout(clock.left(), writing.next()).await {
@@ -173,6 +176,13 @@ impl Drafter {
                     drafting.first_token_ms.get_or_insert_with(|| clock.elapsed_ms());
                     text.push_str(&added);
                     tell(watch, Stage::Token(added));
+                    for findings in judge.judge(&text) {
+                        tell(watch, Stage::Cut(findings));
+                    }
+                    if let Some(end) = judge.ends_at() {
+                        // Dropping the writing ends it: what follows a sentence that obeyed somebody else is not worth its time.
+                        return Ok(whole_sentences(text.get(..end).unwrap_or_default()));
+                    }
                 }
                 Ok(Some(News::Done(generation))) => {
                     let generation = generation?;
@@ -197,8 +207,51 @@ fn extract(selection: &Selection, request: &Request) -> Option<Draft> {
     })
 }
 
+/// Sentences that the service may always say.
+fn ours(language: &Language) -> Vec<String> {
+    extractive::fixed_phrases(language).iter().map(|phrase| (*phrase).to_owned()).collect()
+}
+
+/// The guard's eye on a reply while it is written: every sentence is judged as soon as it is whole.
+struct StreamJudge<'a> {
+    guard: Guard<'a>,
+    /// Bytes of the text that have been judged.
+    judged: usize,
+    /// Where a sentence begins after which nothing can be trusted.
+    ends_at: Option<usize>,
+}
+
+impl<'a> StreamJudge<'a> {
+    fn new(evidence: &'a [Evidence], customer_text: &'a str, language: &'a Language, ours: &'a [String]) -> Self {
+        let context = GuardContext { evidence, customer_text, language, ours };
+        Self { guard: Guard::new(&context), judged: 0, ends_at: None }
+    }
+
+    /// What the guard objects to in the sentences that became whole since the last call, sentence by sentence.
+    fn judge(&mut self, text: &str) -> Vec<Vec<Finding>> {
+        let spans = text::sentence_spans(text);
+        let whole = spans.split_last().map_or(&[][..], |(_, whole)| whole);
+        let mut cut = Vec::new();
+        for span in whole.iter().filter(|span| span.start >= self.judged).cloned().collect::<Vec<_>>() {
+            self.judged = span.end;
+            let findings = self.guard.check_sentence(text.get(span.clone()).unwrap_or_default()).findings;
+            if findings.iter().any(|finding| matches!(finding.rule, Rule::FollowedInstruction | Rule::PersonalData)) {
+                self.ends_at.get_or_insert(span.start);
+            }
+            if !findings.is_empty() {
+                cut.push(findings);
+            }
+        }
+        cut
+    }
+
+    fn ends_at(&self) -> Option<usize> {
+        self.ends_at
+    }
+}
+
 fn check(text: &str, selection: &Selection, request: &Request, language: &Language) -> Verdict {
-    let ours: Vec<String> = extractive::fixed_phrases(language).iter().map(|phrase| (*phrase).to_owned()).collect();
+    let ours = ours(language);
     let customer_text = request.text();
     let context = GuardContext { evidence: &selection.evidence, customer_text: &customer_text, language, ours: &ours };
     guard::check(text, &context)
@@ -228,6 +281,20 @@ fn whole_sentences(text: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_sentence_is_judged_when_it_is_whole_and_one_that_gives_data_away_ends_the_reply() {
+        let ours = ours(&Language::EN);
+        let evidence = [];
+        let mut judge = StreamJudge::new(&evidence, "My site is down", &Language::EN, &ours);
+        assert!(judge.judge("Open Settings. Write to ana.lopez@exam").is_empty() || judge.ends_at().is_none());
+        assert_eq!(judge.ends_at(), None);
+        let text = "Open Settings. Write to ana.lopez@private-mail.net about it. Then wait.";
+        let cut = judge.judge(text);
+        assert!(cut.iter().flatten().any(|finding| finding.rule == Rule::PersonalData), "{cut:?}");
+        assert_eq!(judge.ends_at(), Some("Open Settings. ".len()));
+        assert!(judge.judge(text).is_empty(), "a sentence is judged once");
+    }
 
     #[test]
     fn a_reply_cut_off_keeps_its_whole_sentences() {

@@ -1,34 +1,48 @@
-//! Our own forward pass of a BERT encoder on the CPU, made for bulk: the sequences of a batch lie one behind the other
-//! without padding, so no time goes into tokens that do not exist; only attention looks at sequences one by one.
+//! Our own forward pass of a BERT encoder on the CPU. The sequences of a pass lie one behind the other without padding, so no
+//! time goes into tokens that do not exist; only attention looks at sequences one by one.
 //!
-//! The matrix products are candle's; everything between them works in place (see [`crate::kernels`]).
+//! Weights and the inputs of every product are rounded to 8 bits ([`Format::Rows8`](crate::kernels::Format::Rows8): a scale per
+//! output row of the weights, one per 128 inputs); sums, residuals, layer norm and attention are f32. Many sequences are shared
+//! out in passes, one thread each; a single pass is shared out step by step. Both give the same bits, and so does any batch.
 
-use candle_core::{CpuStorage, DType, Device, InplaceOp1, InplaceOp2, Layout, Storage, Tensor};
-use rayon::prelude::*;
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::sync::{Mutex, PoisonError};
 
 use super::EmbedError;
 use super::container::{BertShape, Container, QuantisedRows};
-use crate::kernels::Level;
-use crate::kernels::rows::{self as kernels, LayerNorm};
+use crate::kernels::encoder::{gelu_then_round, normalise_then_round, round};
+use crate::kernels::rows::{self, LayerNorm};
+use crate::kernels::self_attention::{Heads, self_attention};
+use crate::kernels::{Activations, Level, Packed, multiply_rows, pool};
 
-/// Rows a thread takes at a time; small enough to share out evenly, large enough to pay for the hand-over.
-const ROWS_PER_TASK: usize = 16;
-/// Attention heads are shared out in groups, so that a single sequence keeps two cores busy.
-const HEAD_GROUPS: usize = 2;
+/// Tokens in one forward pass, about: enough to make good use of a loaded weight, and few enough that what is between two
+/// products (1.2 MB per 192 tokens at most) stays close to the core.
+const TOKENS_PER_PASS: usize = 192;
+/// With fewer tokens than this per thread, all threads work on one pass instead.
+const LEAST_PER_THREAD: usize = 48;
+/// The kernels read heads in vectors of so many numbers.
+const HEAD_STEP: usize = 16;
 
-/// Weights of a BERT encoder, ready to run: f32 but for the word embeddings, which stay 4-bit.
+/// Weights of a BERT encoder, ready to run: 8-bit but for the word embeddings, which stay 4-bit.
 pub struct PackedBert {
     shape: BertShape,
     words: QuantisedRows,
-    /// `[positions, hidden]`, with the embedding of token type 0 added: e5 uses no other.
+    /// `[positions, hidden]`.
     positions: Vec<f32>,
+    /// The embedding of token type 0: e5 uses no other.
+    first_type: Vec<f32>,
     norm: LayerNorm,
     layers: Vec<Layer>,
+    /// Memory of passes that are over, for those to come: at most one per thread.
+    spare: Mutex<Vec<Memory>>,
 }
 
 struct Layer {
-    /// Query, key and value in one, `[hidden, 3 * hidden]`; the query's part carries attention's 1 / sqrt(head width).
-    qkv: Dense,
+    /// Query, key and value in one, `[3 * hidden, hidden]`; the query's part carries attention's 1 / sqrt(head width).
+    qkv: Packed,
+    query_bias: Vec<f32>,
+    /// Its bias contains the value's, which passes through attention as it is.
     attention_out: Dense,
     attention_norm: LayerNorm,
     ffn_in: Dense,
@@ -36,28 +50,48 @@ struct Layer {
     ffn_norm: LayerNorm,
 }
 
-/// `x * weight + bias`; the bias is added by what follows the product.
+/// `weight * x + bias`; the bias is added by what follows the product.
 struct Dense {
-    /// `[inputs, outputs]`.
-    weight: Tensor,
+    weight: Packed,
     bias: Vec<f32>,
 }
 
+/// What a pass works in.
+#[derive(Default)]
+struct Memory {
+    /// `[tokens, hidden]`: what goes from layer to layer.
+    hidden: Vec<f32>,
+    /// The input of the next product.
+    rounded: Activations,
+    /// `[tokens, 3 * hidden]` and `[tokens, ffn]`.
+    wide: Vec<f32>,
+    /// `[tokens, hidden]`.
+    narrow: Vec<f32>,
+}
+
 impl PackedBert {
-    /// Decodes the weights (85 MB for multilingual-e5-small).
+    /// Decodes and repacks the weights (21 MB for multilingual-e5-small, and 54 MB of word embeddings), on all threads.
     ///
     /// # Errors
-    /// [`EmbedError::File`] when a tensor is missing or has another size than the shape says.
+    /// [`EmbedError::File`] when a tensor is missing, or has another size than the shape says or one that the kernels do not run.
     pub fn load(container: Container) -> Result<Self, EmbedError> {
         let shape = container.shape();
-        let layers = (0..shape.layers).map(|index| load_layer(&container, index)).collect::<Result<Vec<_>, _>>()?;
-        let mut positions = container.tensor("emb.pos", shape.positions * shape.hidden)?;
-        let types = container.tensor("emb.type", shape.types * shape.hidden)?;
-        let first_type = types.get(..shape.hidden).unwrap_or_default();
-        kernels::add_bias(Level::here(), &mut positions, first_type);
+        if !(shape.hidden / shape.heads).is_multiple_of(HEAD_STEP) {
+            let reason = format!(
+                "has {} attention heads over {} numbers; the width of a head must be a multiple of {HEAD_STEP}",
+                shape.heads, shape.hidden
+            );
+            return Err(container.wrong(reason));
+        }
+        let mut layers: Vec<Option<Result<Layer, EmbedError>>> = (0..shape.layers).map(|_| None).collect();
+        pool().chunks(&mut layers, 1, |index, layer| layer.fill_with(|| Some(load_layer(&container, index))));
+        let layers = layers.into_iter().flatten().collect::<Result<Vec<_>, _>>()?;
+        let positions = container.tensor("emb.pos", shape.positions * shape.hidden)?;
+        let mut first_type = container.tensor("emb.type", shape.types * shape.hidden)?;
+        first_type.truncate(shape.hidden);
         let norm = load_norm(&container, "emb.ln")?;
         let words = container.into_rows("emb.word", shape.vocab, shape.hidden)?;
-        Ok(Self { shape, words, positions, norm, layers })
+        Ok(Self { shape, words, positions, first_type, norm, layers, spare: Mutex::default() })
     }
 
     /// The model's sizes.
@@ -66,25 +100,11 @@ impl PackedBert {
     }
 
     /// One mean-pooled, not yet normalised vector per sequence of token ids. Every sequence has at least one token and
-    /// at most as many as the model has positions.
+    /// at most as many as the model has positions. A sequence's vector is the same, bit by bit, in any company.
     ///
     /// # Errors
-    /// [`EmbedError::Tokenizer`] when an id or a length is beyond the model; [`EmbedError::Model`] from candle.
+    /// [`EmbedError::Tokenizer`] when an id or a length is beyond the model.
     pub fn forward(&self, sequences: &[&[u32]]) -> Result<Vec<Vec<f32>>, EmbedError> {
-        let lengths: Vec<usize> = sequences.iter().map(|sequence| sequence.len()).collect();
-        let tokens: usize = lengths.iter().sum();
-        let embedded = self.embed_tokens(sequences, tokens)?;
-        let mut hidden = Tensor::from_vec(embedded, (tokens, self.shape.hidden), &Device::Cpu)?;
-        for layer in &self.layers {
-            hidden = layer.forward(hidden, &lengths, self.shape)?;
-        }
-        with_values(&hidden, |values| mean_pool(values, &lengths, self.shape.hidden))
-    }
-
-    fn embed_tokens(&self, sequences: &[&[u32]], tokens: usize) -> Result<Vec<f32>, EmbedError> {
-        let width = self.shape.hidden;
-        let mut embedded = vec![0.0; tokens * width];
-        let mut rows = embedded.chunks_exact_mut(width);
         for sequence in sequences {
             if sequence.is_empty() || sequence.len() > self.shape.positions {
                 return Err(EmbedError::Tokenizer(format!(
@@ -93,142 +113,183 @@ impl PackedBert {
                     self.shape.positions
                 )));
             }
-            let positions = self.positions.chunks_exact(width);
-            for ((&id, position), row) in sequence.iter().zip(positions).zip(&mut rows) {
-                if !self.words.decode(id as usize, row) {
-                    return Err(EmbedError::Tokenizer(format!(
-                        "token id {id} is beyond the model's {} words; tokenizer.json belongs to another model",
-                        self.shape.vocab
-                    )));
-                }
-                kernels::add_bias(Level::here(), row, position);
-                self.norm.apply(row);
+        }
+        let lengths: Vec<usize> = sequences.iter().map(|sequence| sequence.len()).collect();
+        let plan = Plan::new(&lengths, pool().threads());
+        let run = |pass: &[usize]| self.pass(&pass.iter().map(|&at| sequences[at]).collect::<Vec<_>>());
+        let mut pooled: Vec<Result<Vec<Vec<f32>>, EmbedError>> = plan.passes.iter().map(|_| Ok(Vec::new())).collect();
+        if plan.thread_each {
+            // Within a thread's own pass, the kernels find the pool taken and stay on that thread.
+            pool().chunks(&mut pooled, 1, |index, pooled| pooled.fill_with(|| run(&plan.passes[index])));
+        } else {
+            pooled.iter_mut().zip(&plan.passes).for_each(|(pooled, pass)| *pooled = run(pass));
+        }
+        let mut vectors = vec![Vec::new(); sequences.len()];
+        for (pass, pooled) in plan.passes.iter().zip(pooled) {
+            for (&at, vector) in pass.iter().zip(pooled?) {
+                vectors[at] = vector;
             }
         }
-        Ok(embedded)
+        Ok(vectors)
+    }
+
+    fn pass(&self, sequences: &[&[u32]]) -> Result<Vec<Vec<f32>>, EmbedError> {
+        let mut memory = self.spare().pop().unwrap_or_default();
+        let mut bounds = vec![0];
+        let mut tokens = 0;
+        for sequence in sequences {
+            tokens += sequence.len();
+            bounds.push(tokens);
+        }
+        let done = self.embed_tokens(sequences, tokens, &mut memory);
+        if done.is_ok() {
+            self.layers.iter().for_each(|layer| layer.forward(&bounds, self.shape.heads, &mut memory));
+        }
+        let pooled = done.map(|()| mean_pool(&memory.hidden, &bounds, self.shape.hidden));
+        let mut spare = self.spare();
+        if spare.len() < pool().threads() {
+            spare.push(memory);
+        }
+        pooled
+    }
+
+    fn spare(&self) -> std::sync::MutexGuard<'_, Vec<Memory>> {
+        self.spare.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The normalised sum of word, position and type of every token.
+    fn embed_tokens(&self, sequences: &[&[u32]], tokens: usize, memory: &mut Memory) -> Result<(), EmbedError> {
+        let width = self.shape.hidden;
+        memory.narrow.resize(tokens * width, 0.0);
+        memory.hidden.clear();
+        let ids = sequences.iter().copied().flatten();
+        for (&id, row) in ids.zip(memory.narrow.chunks_exact_mut(width)) {
+            if !self.words.decode(id as usize, row) {
+                return Err(EmbedError::Tokenizer(format!(
+                    "token id {id} is beyond the model's {} words; tokenizer.json belongs to another model",
+                    self.shape.vocab
+                )));
+            }
+        }
+        for sequence in sequences {
+            memory.hidden.extend_from_slice(&self.positions[..sequence.len() * width]);
+        }
+        let Memory { hidden, rounded, narrow, .. } = memory;
+        normalise_then_round(Level::here(), narrow, &self.first_type, &self.norm, hidden, rounded);
+        Ok(())
     }
 }
 
 impl Layer {
-    /// `hidden` and the result are `[tokens, hidden size]`.
-    fn forward(&self, hidden: Tensor, lengths: &[usize], shape: BertShape) -> Result<Tensor, EmbedError> {
-        let qkv = hidden.matmul(&self.qkv.weight)?;
-        qkv.inplace_op1(&AddBias { bias: &self.qkv.bias })?;
-        let context = attend(&qkv, lengths, shape)?;
-
-        let attended = context.matmul(&self.attention_out.weight)?;
-        attended.inplace_op2(&hidden, &AddThenNormalise { dense: &self.attention_out, norm: &self.attention_norm })?;
-
-        let inner = attended.matmul(&self.ffn_in.weight)?;
-        inner.inplace_op1(&AddBiasThenGelu { bias: &self.ffn_in.bias })?;
-        let out = inner.matmul(&self.ffn_out.weight)?;
-        out.inplace_op2(&attended, &AddThenNormalise { dense: &self.ffn_out, norm: &self.ffn_norm })?;
-        Ok(out)
+    /// From and to `memory.hidden` and `memory.rounded`, which hold the same numbers.
+    fn forward(&self, bounds: &[usize], heads: usize, memory: &mut Memory) {
+        let level = Level::here();
+        let Memory { hidden, rounded, wide, narrow } = memory;
+        let tokens = rounded.rows();
+        let product = |weights: &Packed, rounded: &Activations, out: &mut Vec<f32>| {
+            out.resize(tokens * weights.outputs(), 0.0);
+            multiply_rows(level, rounded, weights, out);
+        };
+        product(&self.qkv, rounded, wide);
+        narrow.resize(hidden.len(), 0.0);
+        self_attention(level, Heads { qkv: wide, query_bias: &self.query_bias, heads, bounds }, narrow);
+        round(level, narrow, self.query_bias.len(), rounded);
+        product(&self.attention_out.weight, rounded, narrow);
+        normalise_then_round(level, narrow, &self.attention_out.bias, &self.attention_norm, hidden, rounded);
+        product(&self.ffn_in.weight, rounded, wide);
+        gelu_then_round(level, wide, &self.ffn_in.bias, rounded);
+        product(&self.ffn_out.weight, rounded, narrow);
+        normalise_then_round(level, narrow, &self.ffn_out.bias, &self.ffn_norm, hidden, rounded);
     }
 }
 
-/// One sequence and one group of heads: the unit that attention is shared out in.
-struct AttentionTask {
-    first_token: usize,
-    length: usize,
-    group: usize,
+/// How sequences are shared out over forward passes.
+struct Plan {
+    /// Indices of sequences; about equally many tokens in every pass.
+    passes: Vec<Vec<usize>>,
+    /// Every pass has a thread of its own. Otherwise they come one after the other, each on all threads.
+    thread_each: bool,
 }
 
-/// Self-attention of each sequence within itself: `[tokens, 3 * hidden]` to `[tokens, hidden]`.
-fn attend(qkv: &Tensor, lengths: &[usize], shape: BertShape) -> Result<Tensor, EmbedError> {
-    let groups = if shape.heads.is_multiple_of(HEAD_GROUPS) { HEAD_GROUPS } else { 1 };
-    let mut tasks = Vec::with_capacity(lengths.len() * groups);
-    let mut first_token = 0;
-    for &length in lengths {
-        tasks.extend((0..groups).map(|group| AttentionTask { first_token, length, group }));
-        first_token += length;
-    }
-    let contexts = tasks
-        .par_iter()
-        .map(|task| attend_heads(qkv, task, shape, shape.heads / groups))
-        .collect::<candle_core::Result<Vec<_>>>()?;
-
-    let mut joined = vec![0.0; first_token * shape.hidden];
-    let mut rest = joined.as_mut_slice();
-    for (parts, &length) in contexts.chunks_exact(groups).zip(lengths) {
-        let (rows, after) = rest.split_at_mut(length * shape.hidden);
-        rest = after;
-        for (group, part) in parts.iter().enumerate() {
-            let first_column = group * shape.hidden / groups;
-            with_values(part, |heads| scatter_heads(heads, rows, length, shape, first_column))?;
+impl Plan {
+    /// The longest sequence is placed first, always into the emptiest pass.
+    fn new(lengths: &[usize], threads: usize) -> Self {
+        let tokens: usize = lengths.iter().sum();
+        let needed = tokens.div_ceil(TOKENS_PER_PASS);
+        let longest = lengths.iter().copied().max().unwrap_or(0);
+        let per_thread = tokens / threads.max(1);
+        // With few tokens, or one long sequence, a thread would work while the others wait.
+        let thread_each = threads > 1 && per_thread >= LEAST_PER_THREAD && longest * 4 <= per_thread * 5;
+        let count = if thread_each { needed.next_multiple_of(threads) } else { needed };
+        let mut order: Vec<usize> = (0..lengths.len()).collect();
+        order.sort_by_key(|&index| Reverse(lengths[index]));
+        let mut passes: Vec<Vec<usize>> = vec![Vec::new(); count];
+        let mut emptiest: BinaryHeap<_> = (0..count).map(|pass| Reverse((0, pass))).collect();
+        for index in order {
+            if let Some(mut first) = emptiest.peek_mut() {
+                passes[first.0.1].push(index);
+                first.0.0 += lengths[index];
+            }
         }
-    }
-    Ok(Tensor::from_vec(joined, (first_token, shape.hidden), &Device::Cpu)?)
-}
-
-/// Attention of some heads of one sequence, `[heads, length, head width]`.
-fn attend_heads(qkv: &Tensor, task: &AttentionTask, shape: BertShape, heads: usize) -> candle_core::Result<Tensor> {
-    let head_width = shape.hidden / shape.heads;
-    let parts = qkv
-        .narrow(0, task.first_token, task.length)?
-        .reshape((task.length, 3, shape.heads, head_width))?
-        .narrow(2, task.group * heads, heads)?;
-    let query = parts.get_on_dim(1, 0)?.transpose(0, 1)?;
-    let key = parts.get_on_dim(1, 1)?.transpose(0, 1)?;
-    let value = parts.get_on_dim(1, 2)?.transpose(0, 1)?;
-    let weights = query.matmul(&key.transpose(1, 2)?)?;
-    weights.inplace_op1(&Softmax { width: task.length })?;
-    weights.matmul(&value)
-}
-
-/// Puts `[heads, length, head width]` into columns of `[length, hidden]`, from `first_column` on.
-fn scatter_heads(heads: &[f32], rows: &mut [f32], length: usize, shape: BertShape, first_column: usize) {
-    let head_width = shape.hidden / shape.heads;
-    for (head, values) in heads.chunks_exact(length * head_width).enumerate() {
-        let column = first_column + head * head_width;
-        for (row, part) in rows.chunks_exact_mut(shape.hidden).zip(values.chunks_exact(head_width)) {
-            row[column..column + head_width].copy_from_slice(part);
-        }
+        passes.retain(|pass| !pass.is_empty());
+        Self { passes, thread_each }
     }
 }
 
-fn mean_pool(hidden: &[f32], lengths: &[usize], width: usize) -> Vec<Vec<f32>> {
-    let mut rest = hidden;
-    let mut pooled = Vec::with_capacity(lengths.len());
-    for &length in lengths {
-        let (rows, after) = rest.split_at(length * width);
-        rest = after;
-        let mut sum = vec![0.0; width];
-        for row in rows.chunks_exact(width) {
-            kernels::add_bias(Level::here(), &mut sum, row);
-        }
-        sum.iter_mut().for_each(|value| *value /= length as f32);
-        pooled.push(sum);
-    }
-    pooled
+fn mean_pool(hidden: &[f32], bounds: &[usize], width: usize) -> Vec<Vec<f32>> {
+    let sequences = bounds.windows(2).map(|ends| (ends[1] - ends[0], &hidden[ends[0] * width..ends[1] * width]));
+    sequences
+        .map(|(length, values)| {
+            let mut sum = vec![0.0; width];
+            values.chunks_exact(width).for_each(|row| rows::add_bias(Level::here(), &mut sum, row));
+            sum.iter_mut().for_each(|value| *value /= length as f32);
+            sum
+        })
+        .collect()
 }
 
 fn load_layer(container: &Container, index: usize) -> Result<Layer, EmbedError> {
     let BertShape { hidden, heads, ffn, .. } = container.shape();
-    let prefix = |part: &str| format!("l{index}.{part}");
+    let name = |part: &str| format!("l{index}.{part}");
     let query_scale = 1.0 / ((hidden / heads) as f32).sqrt();
-    let mut weight = Vec::with_capacity(3 * hidden * hidden);
-    let mut bias = Vec::with_capacity(3 * hidden);
-    for (part, scale) in [("q", query_scale), ("k", 1.0), ("v", 1.0)] {
-        let part_weight = container.tensor(&prefix(&format!("{part}.w")), hidden * hidden)?;
-        let part_bias = container.tensor(&prefix(&format!("{part}.b")), hidden)?;
-        weight.extend(part_weight.iter().map(|value| value * scale));
-        bias.extend(part_bias.iter().map(|value| value * scale));
+    let mut qkv = container.tensor(&name("q.w"), hidden * hidden)?;
+    qkv.iter_mut().for_each(|value| *value *= query_scale);
+    qkv.extend(container.tensor(&name("k.w"), hidden * hidden)?);
+    qkv.extend(container.tensor(&name("v.w"), hidden * hidden)?);
+    let mut query_bias = container.tensor(&name("q.b"), hidden)?;
+    query_bias.iter_mut().for_each(|value| *value *= query_scale);
+    let value_bias = container.tensor(&name("v.b"), hidden)?;
+
+    let out = container.tensor(&name("ao.w"), hidden * hidden)?;
+    let mut out_bias = container.tensor(&name("ao.b"), hidden)?;
+    for (bias, row) in out_bias.iter_mut().zip(out.chunks_exact(hidden)) {
+        *bias += row.iter().zip(&value_bias).map(|(weight, value)| weight * value).sum::<f32>();
     }
     Ok(Layer {
-        qkv: Dense::new(weight, bias, hidden)?,
-        attention_out: load_dense(container, &prefix("ao"), hidden, hidden)?,
-        attention_norm: load_norm(container, &prefix("aln"))?,
-        ffn_in: load_dense(container, &prefix("fi"), hidden, ffn)?,
-        ffn_out: load_dense(container, &prefix("fo"), ffn, hidden)?,
-        ffn_norm: load_norm(container, &prefix("oln"))?,
+        qkv: pack(container, &name("q.w"), &qkv, 3 * hidden, hidden)?,
+        query_bias,
+        attention_out: Dense { weight: pack(container, &name("ao.w"), &out, hidden, hidden)?, bias: out_bias },
+        attention_norm: load_norm(container, &name("aln"))?,
+        ffn_in: load_dense(container, &name("fi"), ffn, hidden)?,
+        ffn_out: load_dense(container, &name("fo"), hidden, ffn)?,
+        ffn_norm: load_norm(container, &name("oln"))?,
     })
 }
 
-fn load_dense(container: &Container, name: &str, inputs: usize, outputs: usize) -> Result<Dense, EmbedError> {
-    let weight = container.tensor(&format!("{name}.w"), inputs * outputs)?;
-    let bias = container.tensor(&format!("{name}.b"), outputs)?;
-    Dense::new(weight, bias, inputs)
+fn load_dense(container: &Container, name: &str, outputs: usize, inputs: usize) -> Result<Dense, EmbedError> {
+    let matrix = format!("{name}.w");
+    let weight = pack(container, &matrix, &container.tensor(&matrix, outputs * inputs)?, outputs, inputs)?;
+    Ok(Dense { weight, bias: container.tensor(&format!("{name}.b"), outputs)? })
+}
+
+fn pack(
+    container: &Container,
+    name: &str,
+    values: &[f32],
+    outputs: usize,
+    inputs: usize,
+) -> Result<Packed, EmbedError> {
+    Packed::from_f32(values, outputs, inputs, true).map_err(|error| container.wrong(format!("tensor {name}: {error}")))
 }
 
 fn load_norm(container: &Container, name: &str) -> Result<LayerNorm, EmbedError> {
@@ -238,124 +299,6 @@ fn load_norm(container: &Container, name: &str) -> Result<LayerNorm, EmbedError>
         shift: container.tensor(&format!("{name}.b"), hidden)?,
         eps: norm_eps,
     })
-}
-
-impl Dense {
-    /// From a weight as files keep it, `[outputs, inputs]`.
-    fn new(weight: Vec<f32>, bias: Vec<f32>, inputs: usize) -> Result<Self, EmbedError> {
-        let weight = Tensor::from_vec(weight, (bias.len(), inputs), &Device::Cpu)?.t()?.contiguous()?;
-        Ok(Self { weight, bias })
-    }
-}
-
-struct AddBias<'a> {
-    bias: &'a [f32],
-}
-
-impl InplaceOp1 for AddBias<'_> {
-    fn name(&self) -> &'static str {
-        "add-bias"
-    }
-
-    fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> candle_core::Result<()> {
-        values_mut(storage, layout)?
-            .par_chunks_mut(ROWS_PER_TASK * self.bias.len())
-            .for_each(|rows| kernels::add_bias(Level::here(), rows, self.bias));
-        Ok(())
-    }
-}
-
-struct AddBiasThenGelu<'a> {
-    bias: &'a [f32],
-}
-
-impl InplaceOp1 for AddBiasThenGelu<'_> {
-    fn name(&self) -> &'static str {
-        "add-bias-then-gelu"
-    }
-
-    fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> candle_core::Result<()> {
-        values_mut(storage, layout)?
-            .par_chunks_mut(ROWS_PER_TASK * self.bias.len())
-            .for_each(|rows| kernels::add_bias_then_gelu(Level::here(), rows, self.bias));
-        Ok(())
-    }
-}
-
-/// The second tensor is the residual.
-struct AddThenNormalise<'a> {
-    dense: &'a Dense,
-    norm: &'a LayerNorm,
-}
-
-impl InplaceOp2 for AddThenNormalise<'_> {
-    fn name(&self) -> &'static str {
-        "add-then-normalise"
-    }
-
-    fn cpu_fwd(
-        &self,
-        storage: &mut CpuStorage,
-        layout: &Layout,
-        residual: &CpuStorage,
-        residual_layout: &Layout,
-    ) -> candle_core::Result<()> {
-        let bias = &self.dense.bias;
-        let chunk = ROWS_PER_TASK * bias.len();
-        let residual = values(residual, residual_layout)?;
-        values_mut(storage, layout)?
-            .par_chunks_mut(chunk)
-            .zip(residual.par_chunks(chunk))
-            .for_each(|(rows, residual)| kernels::add_then_normalise(Level::here(), rows, residual, bias, self.norm));
-        Ok(())
-    }
-}
-
-struct Softmax {
-    width: usize,
-}
-
-impl InplaceOp1 for Softmax {
-    fn name(&self) -> &'static str {
-        "softmax-rows"
-    }
-
-    fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> candle_core::Result<()> {
-        kernels::softmax(Level::here(), values_mut(storage, layout)?, self.width);
-        Ok(())
-    }
-}
-
-fn values_mut<'a>(storage: &'a mut CpuStorage, layout: &Layout) -> candle_core::Result<&'a mut [f32]> {
-    let CpuStorage::F32(values) = storage else {
-        candle_core::bail!("f32 values are wanted");
-    };
-    match layout.contiguous_offsets().and_then(|(start, end)| values.get_mut(start..end)) {
-        Some(values) => Ok(values),
-        None => candle_core::bail!("contiguous values are wanted"),
-    }
-}
-
-fn values<'a>(storage: &'a CpuStorage, layout: &Layout) -> candle_core::Result<&'a [f32]> {
-    let values = storage.as_slice::<f32>()?;
-    match layout.contiguous_offsets().and_then(|(start, end)| values.get(start..end)) {
-        Some(values) => Ok(values),
-        None => candle_core::bail!("contiguous values are wanted"),
-    }
-}
-
-/// Reads a contiguous f32 tensor without copying it.
-fn with_values<R>(tensor: &Tensor, read: impl FnOnce(&[f32]) -> R) -> Result<R, EmbedError> {
-    let (storage, layout) = tensor.storage_and_layout();
-    let Storage::Cpu(storage) = &*storage else {
-        return Err(candle_core::Error::UnexpectedDType {
-            msg: "a tensor on the CPU is wanted",
-            expected: DType::F32,
-            got: tensor.dtype(),
-        }
-        .into());
-    };
-    Ok(read(values(storage, layout)?))
 }
 
 #[cfg(test)]
@@ -378,7 +321,7 @@ mod tests {
         let vectors = model.forward(&sequences).expect("vectors");
         for (ids, vector) in sequences.iter().zip(vectors) {
             let similarity = cosine(vector, &peer.vector(ids).expect("a vector"));
-            assert!(similarity > 0.999_99, "{ids:?}: cosine {similarity}");
+            assert!(similarity > 0.999, "{ids:?}: cosine {similarity}");
         }
         assert!(model.forward(&[]).expect("no vectors").is_empty());
     }
@@ -390,5 +333,28 @@ mod tests {
         assert!(model.forward(&[&[]]).is_err());
         assert!(model.forward(&[&[1; 17]]).is_err());
         assert!(model.forward(&[&[1; 16]]).is_ok());
+    }
+
+    #[test]
+    fn plans_hold_every_sequence_once_in_passes_of_about_equal_size() {
+        let lengths: Vec<usize> = (0..500).map(|index| 1 + (index * 37) % 256).collect();
+        let tokens: usize = lengths.iter().sum();
+        for threads in [1, 2, 3, 8] {
+            let plan = Plan::new(&lengths, threads);
+            let mut seen: Vec<usize> = plan.passes.iter().flatten().copied().collect();
+            seen.sort_unstable();
+            assert_eq!(seen, (0..500).collect::<Vec<_>>());
+            assert!(plan.thread_each == (threads > 1) && plan.passes.len().is_multiple_of(threads));
+            for pass in &plan.passes {
+                let size: usize = pass.iter().map(|&index| lengths[index]).sum();
+                assert!(size <= tokens / plan.passes.len() + 256, "{size} tokens in one pass of {threads} threads");
+            }
+        }
+        assert!(Plan::new(&[], 2).passes.is_empty());
+        let few = Plan::new(&[20, 30], 2);
+        assert!(few.passes.len() == 1 && !few.thread_each);
+        assert!(!Plan::new(&[512, 40], 2).thread_each, "one thread would wait for the other");
+        assert!(!Plan::new(&[156], 2).thread_each, "one thread would wait for the other");
+        assert!(Plan::new(&[90, 80], 2).thread_each);
     }
 }

@@ -140,7 +140,8 @@ impl Container {
         Ok(bytes)
     }
 
-    fn wrong(&self, reason: String) -> EmbedError {
+    /// The error that names this file.
+    pub(super) fn wrong(&self, reason: String) -> EmbedError {
         EmbedError::File { path: self.path.clone(), reason }
     }
 }

@@ -1,6 +1,7 @@
 //! Texts to unit vectors.
 
 mod bert;
+pub mod cached;
 pub mod candle_bert;
 mod container;
 pub mod e5;
@@ -11,6 +12,7 @@ use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
+pub use cached::{CachedEmbedder, DEFAULT_KEPT};
 pub use candle_bert::{CandleBertEmbedder, CandleBertOptions};
 pub use e5::{DEFAULT_MAX_TOKENS, E5Embedder};
 pub use openai::{OpenAiEmbedder, OpenAiOptions};

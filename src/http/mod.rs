@@ -12,9 +12,11 @@ mod tickets;
 mod triage;
 
 use std::sync::Arc;
+use std::time::Instant;
 
-use axum::extract::DefaultBodyLimit;
-use axum::response::{IntoResponse, Redirect};
+use axum::extract::{DefaultBodyLimit, MatchedPath, Request};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::get;
 use axum::{Router, middleware};
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -29,6 +31,7 @@ use utoipa_swagger_ui::SwaggerUi;
 use crate::learn::index::Indexer;
 use crate::pipeline::Pipeline;
 use crate::retrieve::VectorStore;
+use crate::timing::HTTP_SECONDS;
 use crate::worker::Worker;
 use problem::Problem;
 
@@ -55,6 +58,15 @@ pub struct AppState {
     )
 )]
 struct Api;
+
+/// Records how long an answer took, without the time its body takes to leave.
+async fn measure(request: Request, next: Next) -> Response {
+    let path = request.extensions().get::<MatchedPath>().map_or("none", MatchedPath::as_str).to_owned();
+    let started = Instant::now();
+    let response = next.run(request).await;
+    metrics::histogram!(HTTP_SECONDS, "path" => path).record(started.elapsed().as_secs_f64());
+    response
+}
 
 /// All routes, with the OpenAPI document made from them at `/openapi.json` and a page for it at `/docs`.
 pub fn router(state: AppState) -> Router {
@@ -90,5 +102,6 @@ pub fn router(state: AppState) -> Router {
             Problem::internal("unexpected failure; the log has details").into_response()
         }))
         .layer(TraceLayer::new_for_http())
+        .layer(middleware::from_fn(measure))
         .with_state(state)
 }

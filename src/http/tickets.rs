@@ -14,6 +14,7 @@ use super::problem::Problem;
 use crate::intake;
 use crate::store::{Accepted, Idempotency, NewTicket, TicketView};
 use crate::ticket::{Author, Language, TicketState};
+use crate::timing::{timed, timed_now};
 
 /// Longest idempotency key, customer name, product or queue, in bytes.
 const MAX_FIELD: usize = 200;
@@ -77,7 +78,8 @@ pub async fn create(
         let detail = format!("subject has {} bytes; at most {MAX_SUBJECT} are taken", body.subject.len());
         return Err(Problem::bad_request(detail));
     }
-    let request = intake::prepare(&body.subject, &body.body, body.product.clone(), body.queue.clone(), Vec::new())?;
+    let prepare = || intake::prepare(&body.subject, &body.body, body.product.clone(), body.queue.clone(), Vec::new());
+    let request = timed_now("intake", prepare)?;
     let idempotency = idempotency(&headers, &body)?;
     let new = NewTicket {
         customer: body.customer,
@@ -89,7 +91,7 @@ pub async fn create(
         queue: body.queue,
         idempotency,
     };
-    let accepted = state.pipeline.store.accept_ticket(new).await?;
+    let accepted = timed("accept", state.pipeline.store.accept_ticket(new)).await?;
     started(&state, accepted).await
 }
 

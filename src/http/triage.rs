@@ -10,6 +10,7 @@ use super::problem::Problem;
 use crate::intake;
 use crate::retrieve::{Filter, SearchQuery};
 use crate::ticket::{Language, MemoryKind, Retrieved, Triage};
+use crate::timing::timed_now;
 
 /// Memory items that a search returns at most.
 const MAX_FOUND: usize = 50;
@@ -44,7 +45,8 @@ pub async fn judge(
     Json(body): Json<TriageBody>,
 ) -> Result<axum::Json<TriageAnswer>, Problem> {
     super::tickets::check_size(&state, &body.body)?;
-    let request = intake::prepare(&body.subject, &body.body, body.product, None, Vec::new())?;
+    let prepare = || intake::prepare(&body.subject, &body.body, body.product, None, Vec::new());
+    let request = timed_now("intake", prepare)?;
     let judged = state.pipeline.judge(&request).await;
     Ok(axum::Json(TriageAnswer {
         language: request.language,

@@ -1,19 +1,15 @@
-//! The chat model families that run in process, behind one small interface.
+//! The chat model families that run in process: their prompts, and candle's models for those without a forward pass of our own.
 
 use std::fs::File;
-use std::path::Path;
 
 use candle_core::quantized::gguf_file;
 use candle_core::{Device, Tensor};
-use candle_transformers::models::{quantized_gemma3, quantized_llama, quantized_phi3, quantized_qwen3};
+use candle_transformers::models::{quantized_gemma3, quantized_llama, quantized_phi3};
 
 use super::generator::{GenerateError, Role, Turn};
-use super::qwen2::{PrefixState, Qwen2};
 
-/// A loaded chat model. Qwen2 runs on our own forward pass, which keeps prefixes; the others on candle's.
-pub enum ChatModel {
-    Qwen2(Box<Qwen2>),
-    Qwen3(Box<quantized_qwen3::ModelWeights>),
+/// A chat model on candle's own forward pass: one reply at a time, nothing kept between them.
+pub enum CandleModel {
     Llama(Box<quantized_llama::ModelWeights>),
     Gemma3(Box<quantized_gemma3::ModelWeights>),
     Phi3(Box<quantized_phi3::ModelWeights>),
@@ -30,94 +26,51 @@ pub enum Template {
     Phi3,
 }
 
-impl ChatModel {
-    /// Reads a GGUF file; the family is what its `general.architecture` says.
+impl CandleModel {
+    /// Reads a model of `family`.
     ///
     /// # Errors
-    /// When the file cannot be read or holds a family that does not run here.
-    pub fn load(
-        path: &Path,
-        content: gguf_file::Content,
-        file: &mut File,
-        context: usize,
-    ) -> Result<(Self, Template), GenerateError> {
+    /// When the file cannot be read or the family is not known.
+    pub fn load(family: &str, content: gguf_file::Content, file: &mut File) -> Result<Self, GenerateError> {
         let device = Device::Cpu;
-        let family = match content.metadata.get("general.architecture").map(|v| v.to_string()) {
-            Some(Ok(family)) => family.clone(),
-            _ => {
-                return Err(GenerateError::File {
-                    path: path.display().to_string(),
-                    reason: "the GGUF metadata does not name an architecture".to_owned(),
-                });
-            }
-        };
-        Ok(match family.as_str() {
-            "qwen2" => (Self::Qwen2(Box::new(Qwen2::load(&content, file, context, &device)?)), Template::ChatMl),
-            "qwen3" => {
-                let model = quantized_qwen3::ModelWeights::from_gguf(content, file, &device)?;
-                (Self::Qwen3(Box::new(model)), Template::ChatMlNoThink)
-            }
-            "llama" => {
-                let model = quantized_llama::ModelWeights::from_gguf(content, file, &device)?;
-                (Self::Llama(Box::new(model)), Template::Llama3)
-            }
-            "gemma3" => {
-                let model = quantized_gemma3::ModelWeights::from_gguf(content, file, &device)?;
-                (Self::Gemma3(Box::new(model)), Template::Gemma)
-            }
-            "phi3" => {
-                let model = quantized_phi3::ModelWeights::from_gguf(false, content, file, &device)?;
-                (Self::Phi3(Box::new(model)), Template::Phi3)
-            }
-            _ => return Err(GenerateError::Family { family }),
+        Ok(match family {
+            "llama" => Self::Llama(Box::new(quantized_llama::ModelWeights::from_gguf(content, file, &device)?)),
+            "gemma3" => Self::Gemma3(Box::new(quantized_gemma3::ModelWeights::from_gguf(content, file, &device)?)),
+            "phi3" => Self::Phi3(Box::new(quantized_phi3::ModelWeights::from_gguf(false, content, file, &device)?)),
+            _ => return Err(GenerateError::Family { family: family.to_owned() }),
         })
     }
 
-    /// Reads `tokens` at `position` and gives the logits (vocabulary size) behind the last one.
+    /// Reads `tokens` at `position` and gives the most probable token behind the last one.
     ///
     /// # Errors
     /// When candle fails.
-    pub fn forward(&mut self, tokens: &[u32], position: usize) -> candle_core::Result<Tensor> {
-        let ids = Tensor::new(tokens, &Device::Cpu)?.unsqueeze(0)?;
-        let logits = match self {
-            Self::Qwen2(model) => return model.forward(tokens, position),
-            Self::Qwen3(model) => {
-                if position == 0 {
-                    model.clear_kv_cache();
-                }
-                model.forward(&ids, position)?
-            }
-            Self::Llama(model) => model.forward(&ids, position)?,
-            Self::Gemma3(model) => model.forward(&ids, position)?,
-            Self::Phi3(model) => model.forward(&ids, position)?,
-        };
-        logits.flatten_all()
-    }
-
-    /// State after the first `len` positions, where the model can keep it.
-    ///
-    /// # Errors
-    /// When candle fails.
-    pub fn save_prefix(&self, len: usize) -> candle_core::Result<Option<PrefixState>> {
-        match self {
-            Self::Qwen2(model) => model.save_prefix(len).map(Some),
-            _ => Ok(None),
-        }
-    }
-
-    /// Puts a kept state back; gives the number of positions it covers.
-    ///
-    /// # Errors
-    /// When candle fails.
-    pub fn restore_prefix(&self, state: &PrefixState) -> candle_core::Result<usize> {
-        match self {
-            Self::Qwen2(model) => model.restore_prefix(state),
-            _ => Ok(0),
-        }
+    pub fn predict(&mut self, tokens: &[u32], position: usize) -> candle_core::Result<u32> {
+        Device::Cpu.with_context(|| {
+            let ids = Tensor::new(tokens, &Device::Cpu)?.unsqueeze(0)?;
+            let logits = match self {
+                Self::Llama(model) => model.forward(&ids, position)?,
+                Self::Gemma3(model) => model.forward(&ids, position)?,
+                Self::Phi3(model) => model.forward(&ids, position)?,
+            };
+            logits.flatten_all()?.argmax(0)?.to_scalar::<u32>()
+        })
     }
 }
 
 impl Template {
+    /// The template of a family by its name in the file; none where it does not run here.
+    pub fn of_family(family: &str) -> Option<Self> {
+        Some(match family {
+            "qwen2" => Self::ChatMl,
+            "qwen3" => Self::ChatMlNoThink,
+            "llama" => Self::Llama3,
+            "gemma3" => Self::Gemma,
+            "phi3" => Self::Phi3,
+            _ => return None,
+        })
+    }
+
     /// Tokens at which the model says it is done.
     pub fn stop_tokens(self) -> &'static [&'static str] {
         match self {

@@ -86,6 +86,38 @@ pub enum GenerateError {
     Endpoint { url: String, reason: String },
 }
 
+/// Where replies to write come from and where their text goes.
+pub trait Replies {
+    /// The next reply to write beside `in_progress` others, and a number to call it by; none when none waits.
+    fn next(&mut self, in_progress: usize) -> Option<(u64, GenerateRequest)>;
+    /// News of a reply; when it answers `Break`, the reply ends with [`StopReason::Cancelled`]. Called at least after every layer
+    /// of a model that runs in process.
+    fn step(&mut self, id: u64, step: Step<'_>) -> ControlFlow<()>;
+    /// A reply has ended.
+    fn done(&mut self, id: u64, result: Result<Generation, GenerateError>);
+}
+
+/// One reply and who listens to it, as [`Replies`].
+pub(super) struct OneReply<'a, 'b> {
+    pub request: Option<&'a GenerateRequest>,
+    pub on_step: &'a mut (dyn FnMut(Step<'_>) -> ControlFlow<()> + 'b),
+    pub result: Option<Result<Generation, GenerateError>>,
+}
+
+impl Replies for OneReply<'_, '_> {
+    fn next(&mut self, _in_progress: usize) -> Option<(u64, GenerateRequest)> {
+        self.request.take().map(|request| (0, request.clone()))
+    }
+
+    fn step(&mut self, _id: u64, step: Step<'_>) -> ControlFlow<()> {
+        (self.on_step)(step)
+    }
+
+    fn done(&mut self, _id: u64, result: Result<Generation, GenerateError>) {
+        self.result = Some(result);
+    }
+}
+
 /// Prompt to streamed text. Synchronous and cancellable; owned by the inference thread.
 pub trait Generator: Send {
     /// Name of the model, recorded with every draft.
@@ -102,6 +134,13 @@ pub trait Generator: Send {
         request: &GenerateRequest,
         on_step: &mut dyn FnMut(Step<'_>) -> ControlFlow<()>,
     ) -> Result<Generation, GenerateError>;
+    /// Writes replies until none is in progress and none waits, several side by side where the model can.
+    fn write_all(&mut self, replies: &mut dyn Replies) {
+        while let Some((id, request)) = replies.next(0) {
+            let result = self.generate(&request, &mut |step| replies.step(id, step));
+            replies.done(id, result);
+        }
+    }
     /// Reads the shared turns ahead of the first request, where the model can keep their state.
     ///
     /// # Errors

@@ -1,37 +1,71 @@
-//! Chat models from GGUF files, computed by candle on this machine's cores.
+//! Chat models from GGUF files, computed on this machine's cores.
 
 use std::fs::File;
+use std::io::BufReader;
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use candle_core::Device;
 use candle_core::quantized::gguf_file;
 use candle_core::quantized::tokenizer::TokenizerFromGguf;
 use tokenizers::Tokenizer;
 
-use super::chat_model::{ChatModel, Template};
-use super::generator::{GenerateError, GenerateRequest, Generation, Generator, Step, StopReason};
-use super::qwen2::PrefixState;
+use super::chat_model::{CandleModel, Template};
+use super::generator::{GenerateError, GenerateRequest, Generation, Generator, OneReply, Replies, Step, StopReason};
+use super::qwen::Qwen;
+use super::writer::{MOST_REPLIES, Prompt, Writer};
 
-/// Tokens read in one forward pass: small enough that an embedding or a cancellation waits at most about a second.
+/// Tokens that candle's models read in one pass: small enough that an embedding or a cancellation waits a second at most.
 const READ_CHUNK: usize = 96;
-/// Shared prefixes kept at the same time: two languages times two prompt versions.
-const KEPT_PREFIXES: usize = 4;
-
-struct Prefix {
-    tokens: Vec<u32>,
-    state: PrefixState,
-}
 
 /// A GGUF chat model with greedy decoding: the same prompt always gives the same reply.
 pub struct GgufGenerator {
+    engine: Engine,
+    words: Words,
+    context: usize,
+}
+
+enum Engine {
+    /// Our own forward pass.
+    Own(Box<Writer>),
+    Candle(CandleModel),
+}
+
+/// The model's text side.
+struct Words {
     name: String,
-    model: ChatModel,
     template: Template,
     tokenizer: Tokenizer,
     stop_ids: Vec<u32>,
-    context: usize,
-    prefixes: Vec<Prefix>,
+}
+
+impl Words {
+    fn encode(&self, text: &str) -> Result<Vec<u32>, GenerateError> {
+        let encoding = self.tokenizer.encode(text, false).map_err(|error| self.failed(&error.to_string()))?;
+        Ok(encoding.get_ids().to_vec())
+    }
+
+    fn decode(&self, ids: &[u32]) -> Result<String, GenerateError> {
+        self.tokenizer.decode(ids, true).map_err(|error| self.failed(&error.to_string()))
+    }
+
+    fn failed(&self, reason: &str) -> GenerateError {
+        GenerateError::File { path: self.name.clone(), reason: format!("tokenizer: {reason}") }
+    }
+
+    fn prompt(&self, request: &GenerateRequest) -> Result<Prompt, GenerateError> {
+        let (shared, own) = request.turns.split_at(request.shared_turns.min(request.turns.len()));
+        let shared_text = self.template.render(shared);
+        // A beginning-of-text mark belongs to the first part only.
+        let own_text = match shared.is_empty() {
+            true => self.template.render(own),
+            false => self.template.render(own).trim_start_matches("<|begin_of_text|>").to_owned(),
+        };
+        Ok(Prompt {
+            shared: self.encode(&shared_text)?,
+            own: self.encode(&(own_text + self.template.opening()))?,
+            max_tokens: request.max_tokens,
+        })
+    }
 }
 
 impl GgufGenerator {
@@ -42,96 +76,40 @@ impl GgufGenerator {
     pub fn load(path: &Path, context: usize) -> Result<Self, GenerateError> {
         let failed = |reason: String| GenerateError::File { path: path.display().to_string(), reason };
         let mut file = File::open(path).map_err(|e| failed(format!("{e}; run `respondo models pull`")))?;
-        let content = gguf_file::Content::read(&mut file)
+        // The header is read field by field.
+        let content = gguf_file::Content::read(&mut BufReader::new(&mut file))
             .map_err(|e| failed(format!("not a readable GGUF file ({e}); run `respondo models verify`")))?;
         let tokenizer = Tokenizer::from_gguf(&content).map_err(|e| failed(format!("tokenizer: {e}")))?;
-        let (model, template) = ChatModel::load(path, content, &mut file, context)?;
-        let stop_ids = template.stop_tokens().iter().filter_map(|token| tokenizer.token_to_id(token)).collect();
-        let name = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
-        Ok(Self { name, model, template, tokenizer, stop_ids, context, prefixes: Vec::new() })
-    }
-
-    fn encode(&self, text: &str) -> Result<Vec<u32>, GenerateError> {
-        let encoding = self
-            .tokenizer
-            .encode(text, false)
-            .map_err(|e| GenerateError::File { path: self.name.clone(), reason: format!("tokenizer: {e}") })?;
-        Ok(encoding.get_ids().to_vec())
-    }
-
-    /// The prompt as (tokens of the shared turns, tokens of the rest).
-    fn prompt_tokens(&self, request: &GenerateRequest) -> Result<(Vec<u32>, Vec<u32>), GenerateError> {
-        let (shared, own) = request.turns.split_at(request.shared_turns.min(request.turns.len()));
-        let shared_text = self.template.render(shared);
-        // A beginning-of-text mark belongs to the first part only.
-        let own_text = match shared.is_empty() {
-            true => self.template.render(own),
-            false => self.template.render(own).trim_start_matches("<|begin_of_text|>").to_owned(),
+        let family = match content.metadata.get("general.architecture").map(|value| value.to_string()) {
+            Some(Ok(family)) => family.clone(),
+            _ => return Err(failed("the GGUF metadata does not name an architecture".to_owned())),
         };
-        Ok((self.encode(&shared_text)?, self.encode(&(own_text + self.template.opening()))?))
+        let template = Template::of_family(&family).ok_or_else(|| GenerateError::Family { family: family.clone() })?;
+        let stop_ids: Vec<u32> =
+            template.stop_tokens().iter().filter_map(|token| tokenizer.token_to_id(token)).collect();
+        let (engine, context) = if Qwen::FAMILIES.contains(&family.as_str()) {
+            let model = Qwen::load(&family, &content, &mut file, context)
+                .map_err(|e| failed(format!("{e}; run `respondo models verify`")))?;
+            let context = model.context();
+            (Engine::Own(Box::new(Writer::new(model, stop_ids.clone()))), context)
+        } else {
+            (Engine::Candle(CandleModel::load(&family, content, &mut file)?), context)
+        };
+        let name = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+        Ok(Self { engine, words: Words { name, template, tokenizer, stop_ids }, context })
     }
 
-    /// Makes the cache hold the shared prefix; gives how many of its tokens were restored instead of read.
-    fn read_shared(
-        &mut self,
-        shared: &[u32],
-        on_step: &mut dyn FnMut(Step<'_>) -> ControlFlow<()>,
-    ) -> Result<ControlFlow<(), usize>, GenerateError> {
-        if shared.is_empty() {
-            return Ok(ControlFlow::Continue(0));
+    /// Switches the guessing of tokens off and on, for comparisons: replies stay the same.
+    pub fn set_speculation(&mut self, on: bool) {
+        if let Engine::Own(writer) = &mut self.engine {
+            writer.set_speculation(on);
         }
-        if let Some(found) = self.prefixes.iter().position(|prefix| prefix.tokens == shared) {
-            let prefix = self.prefixes.remove(found);
-            let restored = self.model.restore_prefix(&prefix.state)?;
-            self.prefixes.push(prefix);
-            return Ok(ControlFlow::Continue(restored));
-        }
-        if self.read(shared, 0, on_step)?.is_none() {
-            return Ok(ControlFlow::Break(()));
-        }
-        if let Some(state) = self.model.save_prefix(shared.len())? {
-            if self.prefixes.len() >= KEPT_PREFIXES {
-                self.prefixes.remove(0);
-            }
-            self.prefixes.push(Prefix { tokens: shared.to_vec(), state });
-        }
-        Ok(ControlFlow::Continue(0))
-    }
-
-    /// Reads tokens in chunks; the token to write after them, or None when broken off.
-    fn read(
-        &mut self,
-        tokens: &[u32],
-        position: usize,
-        on_step: &mut dyn FnMut(Step<'_>) -> ControlFlow<()>,
-    ) -> Result<Option<u32>, GenerateError> {
-        let mut next = None;
-        for (index, chunk) in tokens.chunks(READ_CHUNK).enumerate() {
-            if on_step(Step::Reading).is_break() {
-                return Ok(None);
-            }
-            next = Some(self.step(chunk, position + index * READ_CHUNK)?);
-        }
-        Ok(next)
-    }
-
-    /// One forward pass; the most probable next token.
-    fn step(&mut self, tokens: &[u32], position: usize) -> Result<u32, GenerateError> {
-        let model = &mut self.model;
-        let next = Device::Cpu.with_context(move || model.forward(tokens, position)?.argmax(0)?.to_scalar::<u32>())?;
-        Ok(next)
-    }
-
-    fn decode(&self, ids: &[u32]) -> Result<String, GenerateError> {
-        self.tokenizer
-            .decode(ids, true)
-            .map_err(|e| GenerateError::File { path: self.name.clone(), reason: format!("tokenizer: {e}") })
     }
 }
 
 impl Generator for GgufGenerator {
     fn name(&self) -> &str {
-        &self.name
+        &self.words.name
     }
 
     fn is_local(&self) -> bool {
@@ -143,68 +121,113 @@ impl Generator for GgufGenerator {
         request: &GenerateRequest,
         on_step: &mut dyn FnMut(Step<'_>) -> ControlFlow<()>,
     ) -> Result<Generation, GenerateError> {
-        let (shared, own) = self.prompt_tokens(request)?;
-        let prompt_tokens = shared.len() + own.len();
-        if prompt_tokens + request.max_tokens > self.context {
-            return Err(GenerateError::TooLong { tokens: prompt_tokens, context: self.context });
-        }
-        let mut generation = Generation {
-            text: String::new(),
-            stop: StopReason::Cancelled,
-            prompt_tokens,
-            reused_tokens: 0,
-            written_tokens: 0,
-        };
-        match self.read_shared(&shared, on_step)? {
-            ControlFlow::Break(()) => return Ok(generation),
-            ControlFlow::Continue(reused) => generation.reused_tokens = reused,
-        }
-        let Some(mut next) = self.read(&own, shared.len(), on_step)? else {
-            return Ok(generation);
-        };
-        let mut written = Vec::with_capacity(request.max_tokens);
-        loop {
-            if self.stop_ids.contains(&next) {
-                generation.stop = StopReason::End;
-                break;
+        match &mut self.engine {
+            Engine::Own(_) => {
+                let mut one = OneReply { request: Some(request), on_step, result: None };
+                self.write_all(&mut one);
+                one.result.unwrap_or_else(|| Err(self.words.failed("the reply has no result")))
             }
-            written.push(next);
-            let text = self.decode(&written)?;
-            // A character may be spread over several tokens: show only what is whole.
-            if !text.ends_with(char::REPLACEMENT_CHARACTER)
-                && let Some(added) = text.get(generation.text.len()..)
-                && !added.is_empty()
-            {
-                let flow = on_step(Step::Text(added));
-                generation.text = text;
-                if flow.is_break() {
-                    break;
+            Engine::Candle(model) => write_with_candle(model, &self.words, self.context, request, on_step),
+        }
+    }
+
+    fn write_all(&mut self, replies: &mut dyn Replies) {
+        let Self { engine, words, context } = self;
+        match engine {
+            Engine::Own(writer) => loop {
+                while writer.in_progress() < MOST_REPLIES
+                    && let Some((id, request)) = replies.next(writer.in_progress())
+                {
+                    let begun = words.prompt(&request).and_then(|prompt| writer.begin(id, prompt));
+                    if let Err(error) = begun {
+                        replies.done(id, Err(error));
+                    }
+                }
+                if writer.in_progress() == 0 {
+                    return;
+                }
+                writer.advance(replies, &|ids| words.decode(ids));
+            },
+            Engine::Candle(model) => {
+                while let Some((id, request)) = replies.next(0) {
+                    let mut on_step = |step: Step<'_>| replies.step(id, step);
+                    let result = write_with_candle(model, words, *context, &request, &mut on_step);
+                    replies.done(id, result);
                 }
             }
-            if written.len() >= request.max_tokens {
-                generation.stop = StopReason::Length;
-                break;
-            }
-            next = self.step(&[next], prompt_tokens + written.len() - 1)?;
         }
-        generation.written_tokens = written.len();
-        Ok(generation)
     }
 
     fn warm_up(&mut self, request: &GenerateRequest) -> Result<(), GenerateError> {
-        let (shared, own) = self.prompt_tokens(request)?;
-        let mut go_on = |_: Step<'_>| ControlFlow::Continue(());
-        if self.read_shared(&shared, &mut go_on)?.is_continue() && shared.is_empty() {
-            // Weights are repacked at first use: read something even where no prefix can be kept.
-            self.read(&own, 0, &mut go_on)?;
+        let prompt = self.words.prompt(request)?;
+        match &mut self.engine {
+            Engine::Own(writer) => writer.warm_up(&prompt.shared),
+            // Weights are repacked at first use: read something, though nothing of it is kept.
+            Engine::Candle(model) => model.predict(&prompt.own, 0).map(drop).map_err(GenerateError::from),
         }
-        Ok(())
     }
+}
+
+/// One reply by candle's own model.
+fn write_with_candle(
+    model: &mut CandleModel,
+    words: &Words,
+    context: usize,
+    request: &GenerateRequest,
+    on_step: &mut dyn FnMut(Step<'_>) -> ControlFlow<()>,
+) -> Result<Generation, GenerateError> {
+    let Prompt { shared, own, max_tokens } = words.prompt(request)?;
+    let prompt = [shared, own].concat();
+    if prompt.len() + max_tokens > context {
+        return Err(GenerateError::TooLong { tokens: prompt.len(), context });
+    }
+    let mut generation = Generation {
+        text: String::new(),
+        stop: StopReason::Cancelled,
+        prompt_tokens: prompt.len(),
+        reused_tokens: 0,
+        written_tokens: 0,
+    };
+    let mut next = 0;
+    for (index, chunk) in prompt.chunks(READ_CHUNK).enumerate() {
+        if on_step(Step::Reading).is_break() {
+            return Ok(generation);
+        }
+        next = model.predict(chunk, index * READ_CHUNK)?;
+    }
+    let mut written = Vec::with_capacity(max_tokens);
+    loop {
+        if words.stop_ids.contains(&next) {
+            generation.stop = StopReason::End;
+            break;
+        }
+        written.push(next);
+        let text = words.decode(&written)?;
+        // A character may be spread over several tokens: show only what is whole.
+        if !text.ends_with(char::REPLACEMENT_CHARACTER)
+            && let Some(added) = text.get(generation.text.len()..)
+            && !added.is_empty()
+        {
+            let flow = on_step(Step::Text(added));
+            generation.text = text;
+            if flow.is_break() {
+                break;
+            }
+        }
+        if written.len() >= max_tokens {
+            generation.stop = StopReason::Length;
+            break;
+        }
+        next = model.predict(&[next], prompt.len() + written.len() - 1)?;
+    }
+    generation.written_tokens = written.len();
+    Ok(generation)
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::generator::{Role, Turn};
+    use super::super::qwen::Part;
     use super::*;
     use crate::models::{Manifest, ModelStore, default_cache_dir};
 
@@ -239,8 +262,9 @@ mod tests {
         use candle_transformers::models::quantized_qwen2::ModelWeights;
         let mut file = File::open(path).expect("model file");
         let content = gguf_file::Content::read(&mut file).expect("GGUF");
-        let mut model = ModelWeights::from_gguf(content, &mut file, &Device::Cpu).expect("weights");
-        let ids = candle_core::Tensor::new(prompt, &Device::Cpu).and_then(|t| t.unsqueeze(0)).expect("ids");
+        let mut model = ModelWeights::from_gguf(content, &mut file, &candle_core::Device::Cpu).expect("weights");
+        let ids =
+            candle_core::Tensor::new(prompt, &candle_core::Device::Cpu).and_then(|t| t.unsqueeze(0)).expect("ids");
         model.forward(&ids, 0).and_then(|l| l.flatten_all()).and_then(|l| l.to_vec1()).expect("forward")
     }
 
@@ -273,19 +297,151 @@ mod tests {
     fn logits_agree_with_candles_own_qwen2() {
         let Some(path) = built_in_file() else { return };
         let mut generator = GgufGenerator::load(&path, 1024).expect("loads");
-        let (shared, own) = generator.prompt_tokens(&request("My invoices print blank pages, why?")).expect("tokens");
-        let prompt = [shared, own].concat();
+        let prompt = generator.words.prompt(&request("My invoices print blank pages, why?")).expect("tokens");
+        let prompt = [prompt.shared, prompt.own].concat();
         let reference = logits_by_candle(&path, &prompt);
-        let model = &mut generator.model;
-        let whole = model.forward(&prompt, 0).and_then(|l| l.to_vec1::<f32>()).expect("forward");
-        // In pieces, over the cache: what serving does.
+        let Engine::Own(writer) = &mut generator.engine else { panic!("qwen2 runs on our own forward pass") };
+        let model = writer.model();
+        let mut read = |pieces: &[&[u32]]| {
+            let mut sequence = model.sequence();
+            let mut last = Vec::new();
+            for tokens in pieces {
+                let part = Part { sequence: &mut sequence, tokens, predictions: 1 };
+                let logits = model.logits(&mut [part], &mut || ControlFlow::Continue(())).expect("a pass");
+                last = logits.expect("not broken off").to_vec();
+            }
+            last
+        };
+        let whole = read(&[&prompt]);
+        let correlation = correlation(&whole, &reference);
+        println!("correlation with candle's logits: {correlation:.6}");
+        // Not 1: both round activations to 8 bits on the way, ours with a scale per 32 numbers, candle's per 256.
+        assert!(correlation > 0.999, "{correlation}");
         let (head, tail) = prompt.split_at(prompt.len() / 2);
-        model.forward(head, 0).expect("forward");
-        let pieces = model.forward(tail, head.len()).and_then(|l| l.to_vec1::<f32>()).expect("forward");
-        let (whole, pieces) = (correlation(&whole, &reference), correlation(&pieces, &reference));
-        println!("correlation with candle's logits: read at once {whole:.6}, in pieces {pieces:.6}");
-        // Not 1: both round activations to 8 bits on the way, and in another order.
-        assert!(whole > 0.999 && pieces > 0.999, "{whole} {pieces}");
+        let alone: Vec<&[u32]> = tail.chunks(1).collect();
+        assert_eq!(read(&[head, tail]), whole, "the same bits in pieces");
+        assert_eq!(read(&[&[head], alone.as_slice()].concat()), whole, "the same bits token by token");
+    }
+
+    /// Tokens written of each reply in the test of identity: enough for dozens of guesses right and wrong.
+    const COMPARED_TOKENS: usize = 32;
+
+    #[tokio::test]
+    async fn guessing_and_company_never_change_a_reply() {
+        let Some(path) = built_in_file() else { return };
+        let manifest = Manifest::load(None).expect("embedded manifest");
+        let embedding = manifest.get(crate::app::EMBEDDING_MODEL).expect("named in the manifest");
+        if !ModelStore::new(default_cache_dir()).folder(embedding).is_dir() {
+            println!("skipped: the embedding model that finds the evidence of the prompts was not pulled");
+            return;
+        }
+        let settings = crate::settings::Settings::load(None).expect("default settings");
+        let set = crate::bench::prompts::load_or_make(&settings, &mut |_| ()).await.expect("prompts");
+        let mut generator = GgufGenerator::load(&path, 2048).expect("loads");
+        let Engine::Own(writer) = &mut generator.engine else { panic!("qwen2 runs on our own forward pass") };
+        let words = &generator.words;
+        let (mut guessed, mut passes) = (0, 0);
+        for (index, drafting) in set.prompts.iter().enumerate() {
+            let prompt = words.prompt(&drafting.request).expect("tokens");
+            // All but the last token is kept after the first reply, so that the others need not read it again.
+            let mut tokens = [prompt.shared, prompt.own].concat();
+            let last = tokens.split_off(tokens.len() - 1);
+            let mut write = |speculates: bool, replies: u64| {
+                writer.set_speculation(speculates);
+                for id in 0..replies {
+                    let (shared, own) = (tokens.clone(), last.clone());
+                    writer.begin(id, Prompt { shared, own, max_tokens: COMPARED_TOKENS }).expect("fits");
+                }
+                let mut texts = Texts::default();
+                while writer.in_progress() > 0 {
+                    texts.passes += 1;
+                    writer.advance(&mut texts, &|ids| words.decode(ids));
+                }
+                assert_eq!(texts.ended.len() as u64, replies);
+                texts
+            };
+            let plain = write(false, 1);
+            let speculated = write(true, 1);
+            assert_eq!(speculated.ended[0], plain.ended[0], "{}", drafting.id);
+            guessed += speculated.ended[0].1;
+            passes += speculated.passes;
+            // Beside two others, for some of them.
+            if index % 10 == 0 {
+                for ended in write(true, 3).ended {
+                    assert_eq!(ended, plain.ended[0], "{} in company", drafting.id);
+                }
+            }
+        }
+        println!("{} prompts; with guessing {guessed} tokens took {passes} passes. {}", set.prompts.len(), set.about);
+        assert!(passes < guessed, "some guesses are right");
+    }
+
+    /// Collects replies as they end, each with its number of tokens.
+    #[derive(Default)]
+    struct Texts {
+        ended: Vec<(String, usize)>,
+        passes: usize,
+    }
+
+    impl Replies for Texts {
+        fn next(&mut self, _in_progress: usize) -> Option<(u64, GenerateRequest)> {
+            None
+        }
+        fn step(&mut self, _id: u64, _step: Step<'_>) -> ControlFlow<()> {
+            ControlFlow::Continue(())
+        }
+        fn done(&mut self, _id: u64, result: Result<Generation, GenerateError>) {
+            let generation = result.expect("written");
+            self.ended.push((generation.text, generation.written_tokens));
+        }
+    }
+
+    #[test]
+    fn a_reply_is_broken_off_within_a_layer_and_leaves_the_others_alone() {
+        /// Breaks reply 1 off at the third call while reading, and notes how long the generator took to listen.
+        struct BreaksOff {
+            calls: usize,
+            asked: Option<std::time::Instant>,
+            took: Option<std::time::Duration>,
+            texts: Vec<(u64, String)>,
+        }
+        impl Replies for BreaksOff {
+            fn next(&mut self, _in_progress: usize) -> Option<(u64, GenerateRequest)> {
+                None
+            }
+            fn step(&mut self, id: u64, _step: Step<'_>) -> ControlFlow<()> {
+                if id != 1 {
+                    return ControlFlow::Continue(());
+                }
+                self.calls += 1;
+                if self.calls < 3 {
+                    self.asked = Some(std::time::Instant::now());
+                    return ControlFlow::Continue(());
+                }
+                ControlFlow::Break(())
+            }
+            fn done(&mut self, id: u64, result: Result<Generation, GenerateError>) {
+                if id == 1 {
+                    self.took = self.asked.map(|asked| asked.elapsed());
+                }
+                self.texts.push((id, result.expect("no failure").text));
+            }
+        }
+        let Some(path) = built_in_file() else { return };
+        let mut generator = GgufGenerator::load(&path, 1024).expect("loads");
+        let alone = generator.generate(&request("hi"), &mut |_| ControlFlow::Continue(())).expect("written").text;
+        let Engine::Own(writer) = &mut generator.engine else { panic!("qwen2 runs on our own forward pass") };
+        let long = request(&"My invoices print blank pages and the router blinks. ".repeat(40));
+        for (id, request) in [(1, &long), (2, &request("hi"))] {
+            writer.begin(id, generator.words.prompt(request).expect("tokens")).expect("fits");
+        }
+        let mut replies = BreaksOff { calls: 0, asked: None, took: None, texts: Vec::new() };
+        while writer.in_progress() > 0 {
+            writer.advance(&mut replies, &|ids| generator.words.decode(ids));
+        }
+        println!("from the last answer to the end of the reply: {:?}", replies.took);
+        assert_eq!(replies.texts[0], (1, String::new()));
+        assert_eq!(replies.texts[1], (2, alone));
     }
 
     #[test]

@@ -2,14 +2,16 @@
 //!
 //! Two inference threads do not add up on two cores: candle's matrix products share one pool. So everything that
 //! computes goes through one queue: a customer's request is embedded first, then replies are written, then bulk ingest is
-//! embedded. While a reply is read or written, waiting requests are embedded between two steps. A generator on another
-//! machine gets a thread of its own. Full queues refuse at once instead of growing.
+//! embedded. While replies are written, several side by side where the model can, waiting requests are embedded between two
+//! layers. A generator on another machine gets a thread of its own. Full queues refuse at once instead of growing.
 
 pub mod chat_model;
 pub mod generator;
 pub mod gguf;
 pub mod openai;
-pub mod qwen2;
+pub mod qwen;
+pub mod speculate;
+pub mod writer;
 
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
@@ -21,7 +23,7 @@ use std::thread::JoinHandle;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::embed::{EmbedError, Embedder, Role};
-use generator::{GenerateError, GenerateRequest, Generation, Generator, Step};
+use generator::{GenerateError, GenerateRequest, Generation, Generator, Replies, Step};
 
 /// Name of the built-in chat model in the manifest.
 pub const CHAT_MODEL: &str = "qwen2.5-coder-1.5b-instruct";
@@ -288,7 +290,7 @@ fn local_loop(
                         run_embed(shared, embedder.as_mut(), job);
                     }
                 };
-                run_generate(generator.as_mut(), job, &mut serve_urgent);
+                run_generate(shared, generator.as_mut(), job, &mut serve_urgent);
             }
             (Job::Generate(job), None) => send(&job.news, News::Done(Err(InferenceError::NoGenerator))),
         }
@@ -297,7 +299,7 @@ fn local_loop(
 
 fn remote_loop(shared: &Shared, mut generator: Box<dyn Generator>) {
     while let Some(job) = next_job(shared, |queues| queues.generate.pop_front()) {
-        run_generate(generator.as_mut(), job, &mut || {});
+        run_generate(shared, generator.as_mut(), job, &mut || {});
     }
 }
 
@@ -330,23 +332,74 @@ fn run_embed(shared: &Shared, embedder: &mut dyn Embedder, job: EmbedJob) {
     drop(job.answer.send(result));
 }
 
-fn run_generate(generator: &mut dyn Generator, job: GenerateJob, between_steps: &mut dyn FnMut()) {
-    let mut on_step = |step: Step<'_>| {
-        between_steps();
+/// Writes a reply, and those that come while it is written.
+fn run_generate(shared: &Shared, generator: &mut dyn Generator, job: GenerateJob, between_steps: &mut dyn FnMut()) {
+    let mut writings = Writings { shared, first: Some(job), taken: Vec::new(), count: 0, between_steps };
+    let result = catch_unwind(AssertUnwindSafe(|| generator.write_all(&mut writings)));
+    // Nobody waits for ever, whatever the model code did.
+    let reason = result.err().map(|panic| panic_text(panic.as_ref()));
+    for taken in writings.taken {
+        let error =
+            InferenceError::Panicked(reason.clone().unwrap_or_else(|| "a reply was left without an end".to_owned()));
+        send(&taken.news, News::Done(Err(error)));
+    }
+}
+
+/// The queue of replies, as a generator sees it.
+struct Writings<'a> {
+    shared: &'a Shared,
+    first: Option<GenerateJob>,
+    taken: Vec<Taken>,
+    count: u64,
+    between_steps: &'a mut dyn FnMut(),
+}
+
+/// A reply that the generator has taken up.
+struct Taken {
+    id: u64,
+    cancelled: Arc<AtomicBool>,
+    news: mpsc::UnboundedSender<News>,
+}
+
+impl Replies for Writings<'_> {
+    fn next(&mut self, in_progress: usize) -> Option<(u64, GenerateRequest)> {
+        let job = match self.first.take() {
+            Some(job) => job,
+            None => {
+                let mut queues = self.shared.lock();
+                // With nothing in progress the loop decides again what is most urgent.
+                if in_progress == 0 || queues.closed {
+                    return None;
+                }
+                queues.generate.pop_front()?
+            }
+        };
+        self.count += 1;
+        let GenerateJob { request, cancelled, news } = job;
+        self.taken.push(Taken { id: self.count, cancelled, news });
+        Some((self.count, request))
+    }
+
+    fn step(&mut self, id: u64, step: Step<'_>) -> ControlFlow<()> {
+        (self.between_steps)();
+        let Some(taken) = self.taken.iter().find(|taken| taken.id == id) else {
+            return ControlFlow::Break(());
+        };
         if let Step::Text(text) = step {
-            send(&job.news, News::Text(text.to_owned()));
+            send(&taken.news, News::Text(text.to_owned()));
         }
-        match job.cancelled.load(Ordering::Relaxed) || job.news.is_closed() {
+        match taken.cancelled.load(Ordering::Relaxed) || taken.news.is_closed() {
             true => ControlFlow::Break(()),
             false => ControlFlow::Continue(()),
         }
-    };
-    let result = catch_unwind(AssertUnwindSafe(|| generator.generate(&job.request, &mut on_step)));
-    let result = match result {
-        Ok(result) => result.map_err(InferenceError::from),
-        Err(panic) => Err(InferenceError::Panicked(panic_text(panic.as_ref()))),
-    };
-    send(&job.news, News::Done(result));
+    }
+
+    fn done(&mut self, id: u64, result: Result<Generation, GenerateError>) {
+        if let Some(at) = self.taken.iter().position(|taken| taken.id == id) {
+            let taken = self.taken.remove(at);
+            send(&taken.news, News::Done(result.map_err(InferenceError::from)));
+        }
+    }
 }
 
 /// The listener may be gone, which is its right.

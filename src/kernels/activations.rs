@@ -40,19 +40,30 @@ impl Activations {
 
     /// As [`Activations::set`] with a scale per 128 numbers where the width allows, for [`super::Format::Rows8`].
     pub fn set_wide(&mut self, values: &[f32], inputs: usize) {
-        let group = if inputs.is_multiple_of(BLOCK * WIDE_GROUP) { WIDE_GROUP } else { 1 };
-        self.round(values, inputs, group);
+        self.round(values, inputs, wide_group(inputs));
+    }
+
+    /// Makes room for rows that are rounded elsewhere, for [`super::Format::Rows8`] only, and says how many blocks share a scale.
+    pub(super) fn resize_wide(&mut self, rows: usize, inputs: usize) -> usize {
+        let group = wide_group(inputs);
+        (self.rows, self.inputs, self.group) = (rows, inputs, group);
+        self.resize();
+        group
+    }
+
+    fn resize(&mut self) {
+        let blocks = self.inputs / BLOCK * self.rows;
+        self.bytes.resize(blocks * BLOCK, 0);
+        self.half_offsets.resize(blocks, [0; 2]);
+        self.scaled_sums.resize(blocks, 0.0);
+        self.scales.resize(blocks / self.group, 0.0);
+        self.group_offsets.resize(blocks / self.group, 0);
     }
 
     fn round(&mut self, values: &[f32], inputs: usize, group: usize) {
         let rows = values.len() / inputs.max(1);
-        let blocks = inputs / BLOCK;
         (self.rows, self.inputs, self.group) = (rows, inputs, group);
-        self.bytes.resize(blocks * rows * BLOCK, 0);
-        self.half_offsets.resize(blocks * rows, [0; 2]);
-        self.scaled_sums.resize(blocks * rows, 0.0);
-        self.scales.resize(blocks / group * rows, 0.0);
-        self.group_offsets.resize(blocks / group * rows, 0);
+        self.resize();
         let level = Level::here();
         // Groups per task: as many as are worth the hand-over.
         let groups = (NUMBERS_PER_TASK / (rows * group * BLOCK).max(1)).max(1);
@@ -91,6 +102,11 @@ impl Activations {
     pub(super) fn group(&self) -> usize {
         self.group
     }
+}
+
+/// Blocks that share a scale in rows of this width, where a matrix has one scale per row.
+fn wide_group(inputs: usize) -> usize {
+    if inputs.is_multiple_of(BLOCK * WIDE_GROUP) { WIDE_GROUP } else { 1 }
 }
 
 /// Some groups of blocks, of all rows.
@@ -169,7 +185,7 @@ unsafe fn round_on<S: Isa>(part: Groups<'_>) {
 }
 
 /// The scale that maps the largest magnitude to 127, and its inverse; both 0 where that is 0 or no number.
-fn scale_of(largest: f32) -> (f32, f32) {
+pub(super) fn scale_of(largest: f32) -> (f32, f32) {
     if largest > 0.0 && largest.is_finite() { (largest / 127.0, 127.0 / largest) } else { (0.0, 0.0) }
 }
 

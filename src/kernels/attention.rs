@@ -4,14 +4,21 @@
 //! out side by side. Values lie position by position: `[positions, width]`. Every query is computed in the same order whatever
 //! is computed beside it, so that its result does not depend on that.
 
+// Loops of a constant length over arrays that live in registers: written by index they are unrolled for certain.
+#![allow(clippy::needless_range_loop)]
+
 use super::Level;
+use std::cell::RefCell;
+
 use super::isa::{Isa, LANES, Plain};
 use super::rows::softmax_body;
 #[cfg(target_arch = "x86_64")]
 use super::x86::{Avx2, Avx512};
 
-/// Queries that are computed together, all over the same positions.
+/// Queries whose sums are held in registers together.
 const QUERIES: usize = 3;
+/// Positions whose values pass by at a time: 16 KB at a width of 128.
+const POSITIONS: usize = 32;
 
 /// The kept keys and values of one head.
 #[derive(Clone, Debug)]
@@ -19,7 +26,7 @@ pub struct KeyValues {
     width: usize,
     /// `[blocks, width, 16]`.
     keys: Vec<f32>,
-    /// `[16 * blocks, width]`.
+    /// `[16 * blocks, width]`, an even number of blocks.
     values: Vec<f32>,
 }
 
@@ -27,12 +34,14 @@ pub struct KeyValues {
 pub struct Query<'a> {
     pub query: &'a [f32],
     pub out: &'a mut [f32],
+    /// Positions that it may look at, from the first one on; at least one.
+    pub visible: usize,
 }
 
 impl KeyValues {
     /// Room for `positions` of `width` numbers; `width` is a multiple of 16.
     pub fn new(positions: usize, width: usize) -> Self {
-        let room = positions.next_multiple_of(LANES) * width;
+        let room = positions.next_multiple_of(2 * LANES) * width;
         Self { width, keys: vec![0.0; room], values: vec![0.0; room] }
     }
 
@@ -74,150 +83,191 @@ impl KeyValues {
     }
 }
 
-/// Attention of every query over the first `visible` positions: out = softmax(query * keys) * values. Queries carry the scale
-/// 1 / sqrt(width) already. `scores` is memory to work in, reused from call to call.
+thread_local! {
+    /// Scores to work in, kept from call to call.
+    static SCORES: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Attention of every query over the first [`Query::visible`] positions: out = softmax(query * keys) * values. Queries carry the
+/// scale 1 / sqrt(width) already. Queries that are passed together share the loads of keys and values.
 ///
 /// # Panics
-/// When a query is not as wide as the head, or fewer positions are kept: the caller made a mistake.
-pub fn attend(level: Level, kept: &KeyValues, visible: usize, queries: &mut [Query<'_>], scores: &mut Vec<f32>) {
-    assert!(visible > 0 && visible <= kept.positions(), "positions");
+/// When a query is not as wide as the head, or fewer positions are kept than it may see: the caller made a mistake.
+pub fn attend(level: Level, kept: &KeyValues, queries: &mut [Query<'_>]) {
     assert!(queries.iter().all(|one| one.query.len() == kept.width && one.out.len() == kept.width), "width");
-    scores.resize(QUERIES * visible.next_multiple_of(LANES), 0.0);
-    for some in queries.chunks_mut(QUERIES) {
+    assert!(queries.iter().all(|one| one.visible > 0 && one.visible <= kept.positions()), "positions");
+    SCORES.with_borrow_mut(|scores| {
+        let most = queries.iter().map(|one| one.visible).max().unwrap_or(0);
+        let room = most.next_multiple_of(2 * LANES);
+        scores.resize(queries.len() * room, 0.0);
+        let mut work = Work { kept, queries, scores, room };
         // SAFETY: `Level` says that the processor has the instructions; sizes were checked above.
         unsafe {
             match level {
                 #[cfg(target_arch = "x86_64")]
-                Level::Avx512 => on_avx512(kept, visible, some, scores),
+                Level::Avx512 => work.run_avx512(),
                 #[cfg(target_arch = "x86_64")]
-                Level::Avx2 => on_avx2(kept, visible, some, scores),
-                Level::Plain => on::<Plain>(kept, visible, some, scores),
+                Level::Avx2 => work.run_avx2(),
+                Level::Plain => work.run::<Plain>(),
+            }
+        }
+    });
+}
+
+struct Work<'a, 'b> {
+    kept: &'a KeyValues,
+    queries: &'a mut [Query<'b>],
+    /// `[queries, room]`.
+    scores: &'a mut [f32],
+    room: usize,
+}
+
+impl Work<'_, '_> {
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,fma")]
+    unsafe fn run_avx512(&mut self) {
+        unsafe { self.run::<Avx512>() }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn run_avx2(&mut self) {
+        unsafe { self.run::<Avx2>() }
+    }
+
+    /// Keys and values pass by in pieces that stay in the cache while all queries use them.
+    #[inline(always)]
+    unsafe fn run<S: Isa>(&mut self) {
+        let most = self.queries.iter().map(|one| one.visible).max().unwrap_or(0);
+        for first in (0..most).step_by(2 * LANES) {
+            for from in (0..self.queries.len()).step_by(QUERIES) {
+                if self.reach(from) > first {
+                    unsafe { self.score_some::<S>(from, first) };
+                }
+            }
+        }
+        for (query, scores) in self.queries.iter().zip(self.scores.chunks_exact_mut(self.room)) {
+            scores[query.visible..].fill(f32::NEG_INFINITY);
+            softmax_body(scores, self.room);
+            // The bounded exponential makes a tiny weight of minus infinity; what is not visible counts nothing at all.
+            scores[query.visible..].fill(0.0);
+        }
+        for query in self.queries.iter_mut() {
+            query.out.fill(0.0);
+        }
+        for first in (0..most).step_by(POSITIONS) {
+            for from in (0..self.queries.len()).step_by(QUERIES) {
+                let end = self.reach(from).min(first + POSITIONS);
+                if end > first {
+                    unsafe { self.mix_some::<S>(from, first, end) };
+                }
             }
         }
     }
-}
 
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,fma")]
-unsafe fn on_avx512(kept: &KeyValues, visible: usize, queries: &mut [Query<'_>], scores: &mut [f32]) {
-    unsafe { on::<Avx512>(kept, visible, queries, scores) }
-}
+    /// Positions that the queries from `from` on see at most.
+    #[inline(always)]
+    fn reach(&self, from: usize) -> usize {
+        self.queries[from..].iter().take(QUERIES).map(|one| one.visible).max().unwrap_or(0)
+    }
 
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn on_avx2(kept: &KeyValues, visible: usize, queries: &mut [Query<'_>], scores: &mut [f32]) {
-    unsafe { on::<Avx2>(kept, visible, queries, scores) }
-}
-
-#[inline(always)]
-unsafe fn on<S: Isa>(kept: &KeyValues, visible: usize, queries: &mut [Query<'_>], scores: &mut [f32]) {
-    unsafe {
-        match queries {
-            [one] => some::<S, 1>(kept, visible, [one], scores),
-            [one, two] => some::<S, 2>(kept, visible, [one, two], scores),
-            [one, two, three] => some::<S, QUERIES>(kept, visible, [one, two, three], scores),
-            _ => {}
+    #[inline(always)]
+    unsafe fn score_some<S: Isa>(&mut self, from: usize, first: usize) {
+        unsafe {
+            match self.queries.len() - from {
+                1 => self.score::<S, 1>(from, first),
+                2 => self.score::<S, 2>(from, first),
+                _ => self.score::<S, QUERIES>(from, first),
+            }
         }
     }
-}
 
-#[inline(always)]
-unsafe fn some<S: Isa, const Q: usize>(
-    kept: &KeyValues,
-    visible: usize,
-    mut queries: [&mut Query<'_>; Q],
-    scores: &mut [f32],
-) {
-    let room = visible.next_multiple_of(LANES);
-    unsafe {
-        let from: [*const f32; Q] = std::array::from_fn(|at| queries[at].query.as_ptr());
-        // Two blocks of positions at a time: enough sums to keep the multipliers busy.
-        let blocks = room / LANES;
-        let mut block = 0;
-        while block + 2 <= blocks {
-            score::<S, Q, 2>(kept, from, block, room, scores.as_mut_ptr());
-            block += 2;
-        }
-        if block < blocks {
-            score::<S, Q, 1>(kept, from, block, room, scores.as_mut_ptr());
-        }
-        for query in 0..Q {
-            let scores = &mut scores[query * room..][..room];
-            scores[visible..].fill(f32::NEG_INFINITY);
-            softmax_body(scores, room);
-            // Minus infinity becomes a tiny weight by the bounded exponential; what is not visible counts nothing at all.
-            scores[visible..].fill(0.0);
-        }
-        let to: [*mut f32; Q] = std::array::from_fn(|at| queries[at].out.as_mut_ptr());
-        let vectors = kept.width / LANES;
+    #[inline(always)]
+    unsafe fn mix_some<S: Isa>(&mut self, from: usize, first: usize, end: usize) {
+        let vectors = self.kept.width / LANES;
         let mut vector = 0;
-        while vector + 4 <= vectors {
-            mix::<S, Q, 4>(kept, scores.as_ptr(), room, visible, vector, to);
-            vector += 4;
-        }
-        while vector < vectors {
-            mix::<S, Q, 1>(kept, scores.as_ptr(), room, visible, vector, to);
-            vector += 1;
+        unsafe {
+            while vector + 4 <= vectors {
+                match self.queries.len() - from {
+                    1 => self.mix::<S, 1, 4>(from, first, end, vector),
+                    2 => self.mix::<S, 2, 4>(from, first, end, vector),
+                    _ => self.mix::<S, QUERIES, 4>(from, first, end, vector),
+                }
+                vector += 4;
+            }
+            while vector < vectors {
+                match self.queries.len() - from {
+                    1 => self.mix::<S, 1, 1>(from, first, end, vector),
+                    2 => self.mix::<S, 2, 1>(from, first, end, vector),
+                    _ => self.mix::<S, QUERIES, 1>(from, first, end, vector),
+                }
+                vector += 1;
+            }
         }
     }
-}
 
-/// Scores of `Q` queries at `B` blocks of sixteen positions.
-#[inline(always)]
-unsafe fn score<S: Isa, const Q: usize, const B: usize>(
-    kept: &KeyValues,
-    queries: [*const f32; Q],
-    block: usize,
-    room: usize,
-    scores: *mut f32,
-) {
-    unsafe {
-        let step = kept.width * LANES;
-        let keys = kept.keys.as_ptr().add(block * step);
-        let mut sums = [[S::splat(0.0); B]; Q];
-        for number in 0..kept.width {
-            let keys: [S::Floats; B] = std::array::from_fn(|at| S::load(keys.add(at * step + number * LANES)));
+    /// Scores of `Q` queries at the 32 positions from `first` on; there are enough sums to keep the multipliers busy.
+    #[inline(always)]
+    unsafe fn score<S: Isa, const Q: usize>(&mut self, from: usize, first: usize) {
+        const BLOCKS: usize = 2;
+        unsafe {
+            let step = self.kept.width * LANES;
+            let keys = self.kept.keys.as_ptr().add(first / LANES * step);
+            let queries: [*const f32; Q] = std::array::from_fn(|at| self.queries[from + at].query.as_ptr());
+            let mut sums = [[S::splat(0.0); BLOCKS]; Q];
+            for number in 0..self.kept.width {
+                let keys: [S::Floats; BLOCKS] = std::array::from_fn(|at| S::load(keys.add(at * step + number * LANES)));
+                for query in 0..Q {
+                    let value = S::splat(*queries[query].add(number));
+                    for at in 0..BLOCKS {
+                        sums[query][at] = S::mul_add(value, keys[at], sums[query][at]);
+                    }
+                }
+            }
             for query in 0..Q {
-                let value = S::splat(*queries[query].add(number));
-                for at in 0..B {
-                    sums[query][at] = S::mul_add(value, keys[at], sums[query][at]);
+                for at in 0..BLOCKS {
+                    let to = self.scores.as_mut_ptr().add((from + query) * self.room + first + at * LANES);
+                    S::store(to, sums[query][at]);
                 }
             }
         }
-        for query in 0..Q {
-            for at in 0..B {
-                S::store(scores.add(query * room + (block + at) * LANES), sums[query][at]);
-            }
-        }
     }
-}
 
-/// `V` vectors of the results of `Q` queries.
-#[inline(always)]
-unsafe fn mix<S: Isa, const Q: usize, const V: usize>(
-    kept: &KeyValues,
-    weights: *const f32,
-    room: usize,
-    visible: usize,
-    vector: usize,
-    to: [*mut f32; Q],
-) {
-    unsafe {
-        let values = kept.values.as_ptr().add(vector * LANES);
-        let mut sums = [[S::splat(0.0); V]; Q];
-        for position in 0..visible {
-            let values: [S::Floats; V] =
-                std::array::from_fn(|at| S::load(values.add(position * kept.width + at * LANES)));
+    /// Adds the positions `first..end` to `V` vectors of the results of `Q` queries.
+    #[inline(always)]
+    unsafe fn mix<S: Isa, const Q: usize, const V: usize>(
+        &mut self,
+        from: usize,
+        first: usize,
+        end: usize,
+        vector: usize,
+    ) {
+        unsafe {
+            let width = self.kept.width;
+            let values = self.kept.values.as_ptr().add(vector * LANES);
+            let weights: [*const f32; Q] = std::array::from_fn(|at| self.scores.as_ptr().add((from + at) * self.room));
+            let to: [*mut f32; Q] =
+                std::array::from_fn(|at| self.queries[from + at].out.as_mut_ptr().add(vector * LANES));
+            let mut sums = [[S::splat(0.0); V]; Q];
             for query in 0..Q {
-                let weight = S::splat(*weights.add(query * room + position));
                 for at in 0..V {
-                    sums[query][at] = S::mul_add(weight, values[at], sums[query][at]);
+                    sums[query][at] = S::load(to[query].add(at * LANES));
                 }
             }
-        }
-        for query in 0..Q {
-            for at in 0..V {
-                S::store(to[query].add((vector + at) * LANES), sums[query][at]);
+            for position in first..end {
+                let values: [S::Floats; V] =
+                    std::array::from_fn(|at| S::load(values.add(position * width + at * LANES)));
+                for query in 0..Q {
+                    let weight = S::splat(*weights[query].add(position));
+                    for at in 0..V {
+                        sums[query][at] = S::mul_add(weight, values[at], sums[query][at]);
+                    }
+                }
+            }
+            for query in 0..Q {
+                for at in 0..V {
+                    S::store(to[query].add(at * LANES), sums[query][at]);
+                }
             }
         }
     }
@@ -255,8 +305,12 @@ mod tests {
                 let run = |level: Level, queries: &[Vec<f32>]| {
                     let mut outs = vec![vec![f32::NAN; width]; queries.len()];
                     let mut pairs: Vec<Query<'_>> =
-                        queries.iter().zip(&mut outs).map(|(query, out)| Query { query, out }).collect();
-                    attend(level, &kept, visible, &mut pairs, &mut Vec::new());
+                        queries.iter().zip(&mut outs).map(|(query, out)| Query { query, out, visible }).collect();
+                    // One that sees more beside them.
+                    let mut more = vec![0.0; width];
+                    pairs.push(Query { query: &queries[0], out: &mut more, visible: 128 });
+                    attend(level, &kept, &mut pairs);
+                    drop(pairs);
                     outs
                 };
                 let reference = run(Level::Plain, &queries);

@@ -4,6 +4,9 @@
 //! same order: it comes out the same bit by bit whether its row is computed alone or among others, on one thread or several,
 //! with or without special instructions. Reading several tokens at once therefore gives what reading them one by one gives.
 
+// Loops of a constant length over arrays that live in registers: written by index they are unrolled for certain.
+#![allow(clippy::needless_range_loop)]
+
 use super::activations::Activations;
 use super::isa::{Isa, LANES, Plain};
 use super::weights::{
@@ -338,7 +341,6 @@ unsafe fn unpack_q6k<S: Isa>(data: *const u8, half: usize) -> [S::Ints; 4] {
 
 #[cfg(test)]
 mod tests {
-    use super::super::weights::unpacked;
     use super::*;
     use candle_core::quantized::GgmlDType;
     use proptest::prelude::*;
@@ -373,6 +375,15 @@ mod tests {
         }
     }
 
+    /// The matrix as f32, `[outputs, inputs]`.
+    fn decoded(weights: &Packed) -> Vec<f32> {
+        let mut values = vec![0.0; weights.outputs() * weights.inputs()];
+        for (output, row) in values.chunks_exact_mut(weights.inputs()).enumerate() {
+            assert!(weights.decode(output, row));
+        }
+        values
+    }
+
     fn product(level: Level, weights: &Packed, values: &[f32], wide: bool) -> Vec<f32> {
         let mut activations = Activations::default();
         if wide {
@@ -397,7 +408,7 @@ mod tests {
             let values: Vec<f32> = (0..rows * inputs).map(|_| random.f32() * 2.0 - 1.0).collect();
             let wide = kind == 3;
             let reference = product(Level::Plain, &weights, &values, wide);
-            let exact = unpacked(&weights);
+            let exact = decoded(&weights);
             for row in 0..rows {
                 for output in 0..outputs {
                     let pairs = || {
@@ -416,6 +427,26 @@ mod tests {
             }
             let alone = product(Level::here(), &weights, &values[(rows - 1) * inputs..], wide);
             prop_assert_eq!(&alone[..], &reference[(rows - 1) * outputs..], "a row alone");
+        }
+    }
+
+    #[test]
+    fn packed_matrices_hold_what_candle_reads_in_the_file() {
+        let mut random = fastrand::Rng::with_seed(5);
+        for dtype in [GgmlDType::Q4K, GgmlDType::Q6K] {
+            let bytes = file_bytes(dtype, 20, 512, &mut random);
+            let storage = candle_core::quantized::QStorage::from_data(
+                std::borrow::Cow::Borrowed(&bytes),
+                &candle_core::Device::Cpu,
+                dtype,
+            );
+            let tensor = candle_core::quantized::QTensor::new(storage.expect("storage"), (20, 512)).expect("tensor");
+            let theirs = tensor.dequantize(&candle_core::Device::Cpu).expect("decoded").flatten_all().expect("flat");
+            let packed = Packed::from_gguf(dtype, &bytes, 20, 512).expect("sizes").expect("a packed format");
+            for (ours, theirs) in decoded(&packed).iter().zip(theirs.to_vec1::<f32>().expect("f32")) {
+                assert!((ours - theirs).abs() <= theirs.abs() * 1e-6 + 1e-7, "{ours} for {theirs}");
+            }
+            assert!(!packed.decode(20, &mut [0.0; 512]) && !packed.decode(0, &mut [0.0; 511]));
         }
     }
 

@@ -6,10 +6,13 @@
 
 mod activations;
 mod attention;
+mod dense;
+pub mod encoder;
 mod isa;
 mod matmul;
 mod pool;
 pub mod rows;
+pub mod self_attention;
 mod weights;
 #[cfg(target_arch = "x86_64")]
 mod x86;
@@ -18,6 +21,7 @@ use std::sync::OnceLock;
 
 pub use activations::Activations;
 pub use attention::{KeyValues, Query, attend};
+pub use dense::multiply_rows;
 pub use matmul::{Product, multiply};
 pub use pool::Pool;
 pub use weights::{BLOCK, Format, PackError, Packed};

@@ -1,7 +1,7 @@
 //! The parts of a transformer layer that are no matrix products: each works in place on rows of f32, in loops that the
 //! compiler turns into vector instructions, once for every [`Level`]. All levels give the same bits.
 
-use std::f32::consts::{FRAC_1_SQRT_2, LOG2_E};
+use std::f32::consts::LOG2_E;
 
 use super::isa::LANES;
 use super::level_dispatch;
@@ -9,15 +9,6 @@ use super::level_dispatch;
 level_dispatch! {
     /// Adds `bias` to every row.
     pub fn add_bias(rows: &mut [f32], bias: &[f32]) = add_bias_body;
-
-    /// Adds `bias` to every row, then applies GELU in its exact form, x * (1 + erf(x / sqrt 2)) / 2.
-    pub fn add_bias_then_gelu(rows: &mut [f32], bias: &[f32]) = add_bias_then_gelu_body;
-
-    /// The end of a BERT sub-layer: every row becomes layer_norm(row + bias + residual) * weight + shift.
-    pub fn add_then_normalise(rows: &mut [f32], residual: &[f32], bias: &[f32], norm: &LayerNorm) = add_then_normalise_body;
-
-    /// Turns every row of `width` scores into weights that sum to 1.
-    pub fn softmax(rows: &mut [f32], width: usize) = softmax_body;
 
     /// `out` becomes every row of `rows` divided by its root mean square and multiplied by `weight`.
     pub fn rms_norm(rows: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) = rms_norm_body;
@@ -42,26 +33,6 @@ fn add_bias_body(rows: &mut [f32], bias: &[f32]) {
         for (value, bias) in row.iter_mut().zip(bias) {
             *value += bias;
         }
-    }
-}
-
-#[inline(always)]
-fn add_bias_then_gelu_body(rows: &mut [f32], bias: &[f32]) {
-    for row in rows.chunks_exact_mut(bias.len()) {
-        for (value, bias) in row.iter_mut().zip(bias) {
-            *value = gelu(*value + bias);
-        }
-    }
-}
-
-#[inline(always)]
-fn add_then_normalise_body(rows: &mut [f32], residual: &[f32], bias: &[f32], norm: &LayerNorm) {
-    let width = bias.len();
-    for (row, residual) in rows.chunks_exact_mut(width).zip(residual.chunks_exact(width)) {
-        for ((value, residual), bias) in row.iter_mut().zip(residual).zip(bias) {
-            *value += residual + bias;
-        }
-        norm.apply(row);
     }
 }
 
@@ -120,43 +91,11 @@ pub(super) fn softmax_body(rows: &mut [f32], width: usize) {
     }
 }
 
-/// The learnt scale and shift after normalisation to mean 0 and variance 1.
+/// Layer norm: the learnt scale and shift after normalisation to mean 0 and variance 1.
 pub struct LayerNorm {
     pub weight: Vec<f32>,
     pub shift: Vec<f32>,
     pub eps: f32,
-}
-
-impl LayerNorm {
-    /// Normalises one row.
-    #[inline(always)]
-    pub fn apply(&self, row: &mut [f32]) {
-        let count = row.len() as f32;
-        let mean = lanes_sum(row) / count;
-        for value in row.iter_mut() {
-            *value -= mean;
-        }
-        let variance = lanes_sum_of_squares(row) / count;
-        let scale = 1.0 / (variance + self.eps).sqrt();
-        for ((value, weight), shift) in row.iter_mut().zip(&self.weight).zip(&self.shift) {
-            *value = *value * scale * weight + shift;
-        }
-    }
-}
-
-#[inline(always)]
-fn gelu(x: f32) -> f32 {
-    0.5 * x * (1.0 + erf(x * FRAC_1_SQRT_2))
-}
-
-/// Error function by Abramowitz and Stegun 7.1.26; absolute error below 5e-7 in f32 (1.5e-7 by the formula itself).
-#[inline(always)]
-fn erf(x: f32) -> f32 {
-    let magnitude = x.abs();
-    let t = 1.0 / (1.0 + 0.327_591_1 * magnitude);
-    let polynomial = ((((1.061_405_4 * t - 1.453_152) * t + 1.421_413_8) * t - 0.284_496_74) * t + 0.254_829_6) * t;
-    let positive = 1.0 - polynomial * exp(-magnitude * magnitude);
-    positive.copysign(x)
 }
 
 /// e to the power of x, relative error below 3e-7; clamped to what a normal f32 can hold.
@@ -219,21 +158,22 @@ fn lanes_max(values: &[f32]) -> f32 {
     largest.iter().chain(rest).copied().fold(f32::NEG_INFINITY, f32::max)
 }
 
+/// All lanes joined into one, half with half: an order that is the same and short on every level.
+#[inline(always)]
+pub(super) fn halved(mut lanes: [f32; LANES], join: impl Fn(f32, f32) -> f32) -> f32 {
+    let mut width = LANES / 2;
+    while width > 0 {
+        for lane in 0..width {
+            lanes[lane] = join(lanes[lane], lanes[lane + width]);
+        }
+        width /= 2;
+    }
+    lanes[0]
+}
+
 #[cfg(test)]
 mod tests {
-    use super::super::Level;
     use super::*;
-
-    /// Error function by its series, in f64; good for |x| <= 4.
-    fn exact_erf(x: f64) -> f64 {
-        let (mut term, mut sum) = (x, x);
-        for n in 1..200 {
-            let n = f64::from(n);
-            term *= -x * x / n;
-            sum += term / (2.0 * n + 1.0);
-        }
-        sum * std::f64::consts::FRAC_2_SQRT_PI
-    }
 
     #[test]
     fn exp_is_close_over_its_whole_range() {
@@ -248,33 +188,11 @@ mod tests {
     }
 
     #[test]
-    fn erf_and_gelu_are_close() {
-        for step in -4_000..=4_000 {
-            let x = step as f32 / 1_000.0;
-            let error = (f64::from(erf(x)) - exact_erf(f64::from(x))).abs();
-            assert!(error < 1e-6, "erf({x}) is off by {error}");
-        }
-        assert_eq!(gelu(0.0), 0.0);
-        assert!((gelu(20.0) - 20.0).abs() < 1e-6);
-        assert!(gelu(-20.0).abs() < 1e-6);
-    }
-
-    #[test]
     fn softmax_sums_to_one_also_with_large_scores() {
         let mut rows = vec![1_000.0, 1_001.0, -1_000.0, 0.0, 0.0, 0.0];
-        softmax(Level::here(), &mut rows, 3);
+        softmax_body(&mut rows, 3);
         assert!((rows[1] - 0.731_058_6).abs() < 1e-6);
         assert!((rows[..3].iter().sum::<f32>() - 1.0).abs() < 1e-6);
         assert!((rows[3] - 1.0 / 3.0).abs() < 1e-6);
-    }
-
-    #[test]
-    fn a_normalised_row_has_mean_zero_and_variance_one() {
-        let norm = LayerNorm { weight: vec![1.0; 40], shift: vec![0.0; 40], eps: 1e-12 };
-        let mut row: Vec<f32> = (0..40).map(|value| value as f32 * 3.0 + 100.0).collect();
-        norm.apply(&mut row);
-        let mean = row.iter().sum::<f32>() / 40.0;
-        let variance = row.iter().map(|value| value * value).sum::<f32>() / 40.0;
-        assert!(mean.abs() < 1e-5 && (variance - 1.0).abs() < 1e-4);
     }
 }

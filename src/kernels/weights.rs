@@ -6,6 +6,7 @@
 //! loaded. The 4-bit and 6-bit numbers stay as they are in the file, so nothing is lost.
 
 use candle_core::quantized::GgmlDType;
+use half::f16;
 
 use super::isa::LANES;
 
@@ -43,10 +44,8 @@ pub enum Format {
     Rows8,
 }
 
-/// A cache line: vectors are loaded from its start.
-#[repr(C, align(64))]
-#[derive(Clone, Copy)]
-struct Line([u8; 64]);
+/// A cache line: vectors are loaded from the start of one.
+const LINE: usize = 64;
 
 /// A weight matrix `[outputs, inputs]` ready for [`super::Matmul`].
 pub struct Packed {
@@ -54,7 +53,10 @@ pub struct Packed {
     /// Output rows as asked for; the packed form is filled up to a multiple of sixteen with zeros.
     outputs: usize,
     inputs: usize,
-    lines: Vec<Line>,
+    /// The packed bytes from `start` on, which lies at the start of a cache line. Plain zeroed bytes, for memory of that kind
+    /// comes from the system as it is and is not written twice.
+    memory: Vec<u8>,
+    start: usize,
     /// [`Format::Blocks8`]: `[tiles, blocks, 16]`; [`Format::Rows8`]: `[tiles, 16]`; otherwise none.
     pub(super) scales: Vec<f32>,
 }
@@ -141,9 +143,9 @@ impl Packed {
     }
 
     fn empty(format: Format, outputs: usize, inputs: usize, bytes: usize) -> Self {
-        debug_assert!(bytes.is_multiple_of(64));
-        let lines = vec![Line([0; 64]); bytes / 64];
-        Self { format, outputs, inputs, lines, scales: Vec::new() }
+        let memory = vec![0; bytes + LINE];
+        let start = memory.as_ptr().align_offset(LINE).min(LINE);
+        Self { format, outputs, inputs, memory, start, scales: Vec::new() }
     }
 
     /// Output rows.
@@ -156,9 +158,40 @@ impl Packed {
         self.inputs
     }
 
+    /// Decodes one output row into `row`, which is as long as the inputs. False where there is no such row.
+    pub fn decode(&self, output: usize, row: &mut [f32]) -> bool {
+        if output >= self.outputs || row.len() != self.inputs {
+            return false;
+        }
+        let (tile, lane) = (output / LANES, output % LANES);
+        let blocks = self.inputs / BLOCK;
+        for (block, out) in row.chunks_exact_mut(BLOCK).enumerate() {
+            match self.format {
+                Format::Q4K => decode_q4k(self.superblock(tile, block, Q4K_BYTES), block % BLOCKS, lane, out),
+                Format::Q6K => decode_q6k(self.superblock(tile, block, Q6K_BYTES), block % BLOCKS, lane, out),
+                Format::Blocks8 | Format::Rows8 => {
+                    let index = tile * blocks + block;
+                    let scale = if self.format == Format::Rows8 { tile } else { index };
+                    let scale = self.scales[scale * LANES + lane];
+                    let bytes = &self.bytes()[index * BYTES_BLOCK..][..BYTES_BLOCK];
+                    for (at, out) in out.iter_mut().enumerate() {
+                        *out = (f32::from(bytes[at / 4 * 64 + lane * 4 + at % 4]) - 128.0) * scale;
+                    }
+                }
+            }
+        }
+        true
+    }
+
+    /// The packed bytes that hold a block of a tile, `size` for every 256 inputs.
+    fn superblock(&self, tile: usize, block: usize, size: usize) -> &[u8] {
+        let superblocks = self.inputs / SUPERBLOCK;
+        &self.bytes()[(tile * superblocks + block / BLOCKS) * size..][..size]
+    }
+
     /// Memory held, in bytes.
     pub fn size(&self) -> usize {
-        self.lines.len() * 64 + self.scales.len() * 4
+        self.memory.len() + self.scales.len() * 4
     }
 
     /// Groups of sixteen output rows.
@@ -168,24 +201,12 @@ impl Packed {
 
     /// All packed bytes; a tile's lie together.
     pub(super) fn bytes(&self) -> &[u8] {
-        self.lines.as_flattened_bytes()
+        &self.memory[self.start..]
     }
 
     fn bytes_mut(&mut self) -> &mut [u8] {
-        let count = self.lines.len() * 64;
-        // SAFETY: a line is 64 bytes without padding, and any byte is valid in it.
-        unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), count) }
-    }
-}
-
-trait AsFlattenedBytes {
-    fn as_flattened_bytes(&self) -> &[u8];
-}
-
-impl AsFlattenedBytes for Vec<Line> {
-    fn as_flattened_bytes(&self) -> &[u8] {
-        // SAFETY: a line is 64 bytes without padding.
-        unsafe { std::slice::from_raw_parts(self.as_ptr().cast(), self.len() * 64) }
+        let (start, end) = (self.start, self.memory.len() - (LINE - self.start));
+        &mut self.memory[start..end]
     }
 }
 
@@ -195,12 +216,18 @@ fn scale_of(values: &[f32]) -> (f32, f32) {
     if largest > 0.0 && largest.is_finite() { (largest / 127.0, 127.0 / largest) } else { (0.0, 0.0) }
 }
 
-/// Writes the 32 nibbles of one block and lane.
-fn put_nibbles(values: &[u8; BLOCK], lane: usize, to: &mut [u8]) {
-    for (vector, eight) in to.chunks_exact_mut(64).zip(values.chunks_exact(8)) {
-        for at in 0..4 {
-            vector[lane * 4 + at] = eight[at] | (eight[4 + at] << 4);
-        }
+/// Four bytes as one number: nibbles are moved four at a time.
+fn four(bytes: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+}
+
+/// Writes the 32 nibbles of one block and lane, which stand in the low or the high halves of 32 bytes.
+fn put_nibbles(bytes: &[u8], high_halves: bool, lane: usize, to: &mut [u8]) {
+    let shift = if high_halves { 4 } else { 0 };
+    for (index, vector) in to.chunks_exact_mut(64).enumerate() {
+        let (first, second) = (four(bytes, 8 * index) >> shift, four(bytes, 8 * index + 4) >> shift);
+        let nibbles = (first & 0x0f0f_0f0f) | ((second & 0x0f0f_0f0f) << 4);
+        vector[lane * 4..lane * 4 + 4].copy_from_slice(&nibbles.to_le_bytes());
     }
 }
 
@@ -220,8 +247,7 @@ fn pack_q4k(from: &[u8], lane: usize, to: &mut [u8]) {
         out[lane] = scale;
         out[LANES + lane] = minimum;
         let bytes = &nibbles[block / 2 * BLOCK..][..BLOCK];
-        let values = std::array::from_fn(|at| if block % 2 == 0 { bytes[at] & 15 } else { bytes[at] >> 4 });
-        put_nibbles(&values, lane, &mut out[2 * LANES..]);
+        put_nibbles(bytes, block % 2 == 1, lane, &mut out[2 * LANES..]);
     }
 }
 
@@ -237,61 +263,42 @@ fn pack_q6k(from: &[u8], lane: usize, to: &mut [u8]) {
         out[lane] = scales[2 * block];
         out[LANES + lane] = scales[2 * block + 1];
         let low = &low[half * 64 + quarter % 2 * 32..][..BLOCK];
-        let nibbles = std::array::from_fn(|at| if quarter < 2 { low[at] & 15 } else { low[at] >> 4 });
         let (low_out, high_out) = out[2 * LANES..].split_at_mut(BLOCK * LANES / 2);
-        put_nibbles(&nibbles, lane, low_out);
+        put_nibbles(low, quarter >= 2, lane, low_out);
         let high = &high[half * 32..][..BLOCK];
-        for (at, byte) in high.iter().enumerate() {
-            let bits = (byte >> (2 * quarter)) & 3;
+        for (index, vector) in high_out.chunks_exact_mut(64).enumerate() {
             // Four vectors of four inputs share a byte, two bits each.
-            high_out[at / 16 * 64 + lane * 4 + at % 4] |= bits << (2 * (at % 16 / 4));
+            let bits = |part: usize| ((four(high, 16 * index + 4 * part) >> (2 * quarter)) & 0x0303_0303) << (2 * part);
+            let all = bits(0) | bits(1) | bits(2) | bits(3);
+            vector[lane * 4..lane * 4 + 4].copy_from_slice(&all.to_le_bytes());
         }
     }
 }
 
-/// The matrix back as f32, `[outputs, inputs]`: what the kernels must agree with.
-#[cfg(test)]
-pub(super) fn unpacked(packed: &Packed) -> Vec<f32> {
-    let (inputs, tiles) = (packed.inputs, packed.tiles());
-    let mut values = vec![0.0; tiles * LANES * inputs];
-    let f16_at = |bytes: &[u8], at: usize| half::f16::from_le_bytes([bytes[2 * at], bytes[2 * at + 1]]).to_f32();
-    for tile in 0..tiles {
-        for lane in 0..LANES {
-            for input in 0..inputs {
-                let (block, at) = (input / BLOCK, input % BLOCK);
-                let (vector, byte) = (at / 4, lane * 4 + at % 4);
-                let nibble = |bytes: &[u8]| (bytes[vector / 2 * 64 + byte] >> (vector % 2 * 4)) & 15;
-                let value = match packed.format {
-                    Format::Q4K | Format::Q6K => {
-                        let (size, head, step) = match packed.format {
-                            Format::Q4K => (Q4K_BYTES, Q4K_HEAD, Q4K_BLOCK),
-                            _ => (Q6K_BYTES, Q6K_HEAD, Q6K_BLOCK),
-                        };
-                        let bytes = &packed.bytes()[(tile * (inputs / SUPERBLOCK) + block / BLOCKS) * size..][..size];
-                        let part = &bytes[head + block % BLOCKS * step..][..step];
-                        let (scales, data) = part.split_at(2 * LANES);
-                        let d = f16_at(bytes, lane);
-                        if packed.format == Format::Q4K {
-                            d * f32::from(scales[lane]) * f32::from(nibble(data))
-                                - f16_at(bytes, LANES + lane) * f32::from(scales[LANES + lane])
-                        } else {
-                            let high = &data[BLOCK * LANES / 2..];
-                            let bits = (high[vector / 4 * 64 + byte] >> (2 * (vector % 4))) & 3;
-                            let scale = scales[vector / 4 * LANES + lane] as i8;
-                            d * f32::from(scale) * (f32::from(nibble(data) | (bits << 4)) - 32.0)
-                        }
-                    }
-                    Format::Blocks8 | Format::Rows8 => {
-                        let index = tile * (inputs / BLOCK) + block;
-                        let scale = if packed.format == Format::Rows8 { tile } else { index };
-                        let byte = packed.bytes()[index * BYTES_BLOCK + vector * 64 + byte];
-                        (f32::from(byte) - 128.0) * packed.scales[scale * LANES + lane]
-                    }
-                };
-                values[(tile * LANES + lane) * inputs + input] = value;
-            }
-        }
+fn f16_at(bytes: &[u8], index: usize) -> f32 {
+    f16::from_le_bytes([bytes[2 * index], bytes[2 * index + 1]]).to_f32()
+}
+
+/// The nibble of input `at` of a block.
+fn nibble(data: &[u8], lane: usize, at: usize) -> u8 {
+    (data[at / 8 * 64 + lane * 4 + at % 4] >> (at / 4 % 2 * 4)) & 15
+}
+
+fn decode_q4k(superblock: &[u8], block: usize, lane: usize, out: &mut [f32]) {
+    let (parts, data) = superblock[Q4K_HEAD + block * Q4K_BLOCK..][..Q4K_BLOCK].split_at(2 * LANES);
+    let scale = f16_at(superblock, lane) * f32::from(parts[lane]);
+    let minimum = f16_at(superblock, LANES + lane) * f32::from(parts[LANES + lane]);
+    for (at, out) in out.iter_mut().enumerate() {
+        *out = scale * f32::from(nibble(data, lane, at)) - minimum;
     }
-    values.truncate(packed.outputs * inputs);
-    values
+}
+
+fn decode_q6k(superblock: &[u8], block: usize, lane: usize, out: &mut [f32]) {
+    let (parts, data) = superblock[Q6K_HEAD + block * Q6K_BLOCK..][..Q6K_BLOCK].split_at(2 * LANES);
+    let high = &data[BLOCK * LANES / 2..];
+    for (at, out) in out.iter_mut().enumerate() {
+        let bits = (high[at / 16 * 64 + lane * 4 + at % 4] >> (2 * (at / 4 % 4))) & 3;
+        let scale = f16_at(superblock, lane) * f32::from(parts[at / 16 * LANES + lane] as i8);
+        *out = scale * (f32::from(nibble(data, lane, at) | (bits << 4)) - 32.0);
+    }
 }

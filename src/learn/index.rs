@@ -16,6 +16,8 @@ use crate::ticket::MemoryItem;
 
 /// Items embedded and indexed together: enough to fill the cores, few enough that a crash repeats only seconds.
 const BATCH: u32 = 128;
+/// From this many points in one go, the index is compacted afterwards.
+const BULK: u64 = 20_000;
 
 #[derive(Debug, thiserror::Error)]
 pub enum LearnError {
@@ -67,6 +69,10 @@ impl Indexer {
             report.tokens = self.inference.tokens_read() - tokens_before;
             report.seconds = started.elapsed().as_secs_f64();
             progress(&report);
+        }
+        if report.points >= BULK {
+            let vectors = Arc::clone(&self.vectors);
+            tokio::task::spawn_blocking(move || vectors.compact()).await??;
         }
         report.seconds = started.elapsed().as_secs_f64();
         Ok(report)

@@ -236,7 +236,7 @@ mod edge {
         drop(edge);
         let edge = open(folder.path()).expect("reopened");
         agree(&edge);
-        edge.optimize().expect("optimize");
+        edge.compact().expect("compacted");
         agree(&edge);
     }
 
@@ -255,12 +255,13 @@ mod edge {
 
     #[test]
     fn another_model_or_a_damaged_folder_asks_for_a_rebuild() {
-        let damages: [fn(&Path); 5] = [
+        let damages: [fn(&Path); 6] = [
             |folder| std::fs::remove_file(folder.join("stamp.json")).expect("remove"),
             |folder| std::fs::write(folder.join("stamp.json"), "{\"form").expect("write"),
             |folder| std::fs::remove_dir_all(folder.join("points")).expect("remove"),
             |folder| std::fs::remove_dir_all(folder.join("points/segments")).expect("remove"),
             truncate_segments,
+            |folder| std::fs::write(folder.join("changed"), "").expect("write"),
         ];
         for (number, damage) in damages.iter().enumerate() {
             let folder = tempfile::tempdir().expect("temporary folder");
@@ -318,5 +319,59 @@ mod edge {
             }
         });
         assert_eq!(store.count().expect("count"), 10);
+    }
+
+    /// Enough points for a search graph, in two languages of unequal size.
+    fn many(numbers: std::ops::Range<u64>) -> Vec<MemoryPoint> {
+        let language = |number: u64| if number.is_multiple_of(10) { "es" } else { "en" };
+        numbers.map(|n| point(n, language(n), &format!("quota mail p{n}"), &format!("folder m{}", n % 50))).collect()
+    }
+
+    type Leg = fn(&Legs) -> &Vec<crate::retrieve::Hit>;
+
+    /// Mean share of the exact store's first ten that the other finds.
+    fn recall(edge: &EdgeStore, exact: &MemoryStore, leg: Leg) -> f64 {
+        let first = |store: &dyn VectorStore, seed: u64| -> Vec<Uuid> {
+            let wanted = SearchQuery { vector: vector(1_000_000 + seed), ..query("quota p77 m3", "en") };
+            leg(&store.search(&wanted).expect("search")).iter().take(10).map(|hit| hit.point).collect()
+        };
+        let shares = (0..30).map(|seed| {
+            let (found, right) = (first(edge, seed), first(exact, seed));
+            right.iter().filter(|id| found.contains(id)).count() as f64 / right.len() as f64
+        });
+        shares.sum::<f64>() / 30.0
+    }
+
+    #[test]
+    fn a_large_index_finds_what_the_exact_store_finds_while_and_after_it_is_built() {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let store = open(folder.path()).expect("new index");
+        let exact = MemoryStore::new(DIMENSIONS);
+        let each = |act: &dyn Fn(&dyn VectorStore)| [&store as &dyn VectorStore, &exact].into_iter().for_each(act);
+        each(&|store| store.upsert(&many(0..24_000)).expect("upsert"));
+        each(&|store| store.checkpoint().expect("checkpoint"));
+        // Probably still building; right either way.
+        each(&|store| store.upsert(&[point(24_001, "it", "stampante", "carta")]).expect("upsert"));
+        each(&|store| store.upsert(&[point(8, "en", "printer", "paper")]).expect("replace"));
+        each(&|store| store.delete(&["t-9".into(), "t-10".into()]).expect("delete"));
+        each(&|store| store.checkpoint().expect("checkpoint"));
+        let check = |store: &EdgeStore| {
+            assert_eq!(store.count().expect("count"), 23_999);
+            assert_eq!(ids(&store.search(&query("stampante", "it")).expect("search").lexical), ["t-24001"]);
+            assert_eq!(ids(&store.search(&query("printer", "en")).expect("search").lexical), ["t-8"]);
+            assert!(store.search(&query("p9", "en")).expect("search").lexical.is_empty());
+            let legs: [Leg; 3] = [|legs| &legs.problem, |legs| &legs.solution, |legs| &legs.lexical];
+            for leg in legs {
+                let share = recall(store, &exact, leg);
+                assert!(share >= 0.97, "{share}");
+            }
+        };
+        check(&store);
+        store.settle();
+        check(&store);
+        store.compact().expect("compacted");
+        check(&store);
+        drop(store);
+        check(&open(folder.path()).expect("reopened"));
     }
 }

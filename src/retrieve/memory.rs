@@ -105,6 +105,10 @@ impl VectorStore for MemoryStore {
         Ok(())
     }
 
+    fn compact(&self) -> Result<(), RetrieveError> {
+        Ok(())
+    }
+
     fn clear(&self) -> Result<(), RetrieveError> {
         *self.write() = Points::default();
         Ok(())

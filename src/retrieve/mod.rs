@@ -100,6 +100,8 @@ pub trait VectorStore: Send + Sync {
     fn count(&self) -> Result<u64, RetrieveError>;
     /// Makes everything upserted so far survive a crash; only then may the store mark it as indexed.
     fn checkpoint(&self) -> Result<(), RetrieveError>;
+    /// For after a bulk load: takes the time to make later searches fast. Searches and updates go on meanwhile.
+    fn compact(&self) -> Result<(), RetrieveError>;
     /// Deletes every point (before a rebuild).
     fn clear(&self) -> Result<(), RetrieveError>;
 }

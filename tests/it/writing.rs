@@ -96,3 +96,37 @@ fn instructions_hidden_in_a_resolved_ticket_are_not_followed() {
         assert!(!replies.contains(demanded), "{demanded}: {replies}");
     }
 }
+
+#[test]
+fn a_ticket_is_judged_while_the_reply_to_another_is_written() {
+    let Some(folder) = memory() else { return };
+    // A model server that takes requests and never answers.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("free port");
+    let url = format!("http://{}/v1", silent.local_addr().expect("address"));
+    let slow = [
+        ("RESPONDO_GENERATION__KIND", "openai"),
+        ("RESPONDO_GENERATION__URL", url.as_str()),
+        ("RESPONDO_GENERATION__MODEL", "silent"),
+        ("RESPONDO_DRAFT__DEADLINE_SECONDS", "120"),
+        ("RESPONDO_SERVER__CONCURRENCY", "1"),
+        ("RESPONDO_SERVER__SHUTDOWN_SECONDS", "1"),
+    ];
+    let service = Service::on(folder.path(), &slow);
+    let client = service.client();
+    let request = |app: &str| format!("hola, al importar el .sql en phpmyadmin desde {app} me da #1273 Cotejamiento");
+    let ids: Vec<String> = ["Windows", "Linux"].map(|app| client.open_ticket(&request(app))).into();
+    for id in &ids {
+        let seen = client.events_until(id, None, "triage");
+        assert!(seen.iter().all(|event| event.kind != "decision"), "the reply was not slow: {seen:?}");
+    }
+    assert_eq!(client.view(&ids[1])["drafts"], Value::Array(Vec::new()), "the second ticket took the first one's desk");
+    // What waits for a desk is left for the next start, and is not lost.
+    service.ask_to_stop();
+    std::thread::sleep(std::time::Duration::from_secs(2));
+    drop(silent);
+    service.ended();
+    let service = Service::on(folder.path(), &[]);
+    for id in &ids {
+        assert_eq!(sent_messages(&service.client().worked(id)).len(), 1);
+    }
+}
