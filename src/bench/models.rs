@@ -30,6 +30,8 @@ use crate::ticket::{Evidence, Language, MemoryKind, Request};
 const QUERY_TOKENS: [usize; 2] = [30, 150];
 /// Calls behind one repeat's figure of a query, which takes milliseconds; their median counts.
 const QUERY_CALLS: usize = 9;
+/// Until the threads of the side before have stopped waiting for more work.
+const PAUSE: Duration = Duration::from_millis(100);
 /// Characters of help text in the prompt that is read: about 450 tokens with what stands around them.
 const READING_CHARACTERS: usize = 1_600;
 /// Tokens written after it.
@@ -158,8 +160,12 @@ fn measure_embedding(
         for repeat in 1..=repeats {
             news(&format!("query of {length} tokens, {repeat} of {repeats}"));
             let (mut our_calls, mut candle_calls) = (Vec::new(), Vec::new());
+            std::thread::sleep(PAUSE);
             for _ in 0..QUERY_CALLS {
                 our_calls.push(milliseconds(timed(|| Ok(ours.embed(&[&text], Role::Query)?))?.1));
+            }
+            std::thread::sleep(PAUSE);
+            for _ in 0..QUERY_CALLS {
                 let peers_call = || Ok(peer.vectors(&ours.tokenise(&[&text], Role::Query)?)?);
                 candle_calls.push(milliseconds(timed(peers_call)?.1));
             }

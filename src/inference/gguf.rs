@@ -343,6 +343,9 @@ mod tests {
         let (mut guessed, mut passes) = (0, 0);
         for (index, drafting) in set.prompts.iter().enumerate() {
             let prompt = words.prompt(&drafting.request).expect("tokens");
+            if index == 0 || drafting.language != set.prompts[index - 1].language {
+                writer.warm_up(&prompt.shared).expect("read");
+            }
             // All but the last token is kept after the first reply, so that the others need not read it again.
             let mut tokens = [prompt.shared, prompt.own].concat();
             let last = tokens.split_off(tokens.len() - 1);

@@ -97,7 +97,9 @@ impl Writer {
         }
         let mut sequence = self.spare.pop().unwrap_or_else(|| self.model.sequence());
         sequence.truncate(0);
-        if let Some(at) = self.prefixes.iter().position(|kept| kept.tokens == shared) {
+        let starts = |kept: &&Kept| shared.starts_with(&kept.tokens) && kept.tokens.len() < tokens;
+        let longest = self.prefixes.iter().filter(starts).map(|kept| kept.tokens.len()).max();
+        if let Some(at) = self.prefixes.iter().position(|kept| starts(&kept) && Some(kept.tokens.len()) == longest) {
             // The one used last goes last: the first is the one to give up.
             let kept = self.prefixes.remove(at);
             sequence.restore(&kept.prefix);

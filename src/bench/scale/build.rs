@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 use std::path::Path;
 use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use candle_core::{Device, Tensor};
 
 use super::synthetic::Synthetic;
@@ -22,7 +22,13 @@ pub(super) const MODEL: &str = "synthetic";
 /// Builds the index of `items` in `folder` unless it is there.
 pub(super) fn build(folder: &Path, items: usize, synthetic: &Synthetic) -> Result<()> {
     if built_path(folder).exists() {
-        read_built(folder, items, synthetic)?;
+        let source = read_built(folder)?.source;
+        ensure!(
+            source == synthetic.source(),
+            "the index in {} was made of {source}, wanted is {}; remove the folder",
+            folder.display(),
+            synthetic.source()
+        );
         eprintln!("{items} items: already built");
         return Ok(());
     }
@@ -44,8 +50,8 @@ pub(super) fn build(folder: &Path, items: usize, synthetic: &Synthetic) -> Resul
     drop(store);
     eprintln!("{items} items: built in another {finish_seconds:.0} s; working out the right answers");
     let (problem, solution) = right_answers(synthetic, items)?;
-    let source = synthetic.source().to_owned();
-    let built = Built { items, source, insert_seconds, finish_seconds, problem, solution };
+    let (source, requests) = (synthetic.source().to_owned(), synthetic.requests().to_vec());
+    let built = Built { items, source, requests, insert_seconds, finish_seconds, problem, solution };
     let path = built_path(folder);
     std::fs::write(&path, serde_json::to_vec(&built)?).with_context(|| format!("cannot write {}", path.display()))
 }

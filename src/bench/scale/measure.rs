@@ -8,12 +8,11 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 
 use super::build::MODEL;
-use super::synthetic::Synthetic;
-use super::{Built, CUTOFF};
+use super::{Asked, Built, CUTOFF, LEG_LIMIT};
 use crate::bench::quantile;
 use crate::retrieve::edge::{EdgeStore, Effort};
 use crate::retrieve::fuse::{Fusion, Weights, fuse};
-use crate::retrieve::{Hit, Retriever, SearchQuery, VectorStore};
+use crate::retrieve::{Filter, Hit, Retriever, SearchQuery, VectorStore};
 
 /// Searches whose fused list is compared with that of an exhaustive search, which takes long.
 const COMPARED: usize = 100;
@@ -48,14 +47,15 @@ pub(super) struct Memory {
 /// Milliseconds: p50, p95 and p99 of each repeat.
 pub(super) struct Latency(pub Vec<[f32; 3]>);
 
-pub(super) fn measure(folder: &Path, built: Built, synthetic: &Synthetic, repeats: usize) -> Result<Figures> {
+pub(super) fn measure(folder: &Path, built: Built, repeats: usize) -> Result<Figures> {
+    let dimensions = built.requests.first().map_or(0, |request| request.vector.len());
     let before = memory()?;
     let started = Instant::now();
-    let store = Arc::new(EdgeStore::open(folder, MODEL, synthetic.dimensions())?);
+    let store = Arc::new(EdgeStore::open(folder, MODEL, dimensions)?);
     let open_seconds = started.elapsed().as_secs_f64();
     store.settle();
     let opened = memory()?.since(before);
-    let requests = synthetic.requests();
+    let requests: Vec<SearchQuery> = built.requests.iter().map(query).collect();
     let dense_only: Vec<SearchQuery> =
         requests.iter().map(|request| SearchQuery { text: String::new(), ..request.clone() }).collect();
     let retriever = Retriever::new(Arc::clone(&store) as Arc<dyn VectorStore>);
@@ -63,7 +63,7 @@ pub(super) fn measure(folder: &Path, built: Built, synthetic: &Synthetic, repeat
     // The first pass warms up and is not counted.
     for pass in 0..=repeats {
         let in_legs = timed(&dense_only, |query| store.search(query).map(drop))?;
-        let in_all = timed(requests, |query| retriever.rank(query).map(drop))?;
+        let in_all = timed(&requests, |query| retriever.rank(query).map(drop))?;
         if pass > 0 {
             dense.push(in_legs);
             whole.push(in_all);
@@ -71,7 +71,7 @@ pub(super) fn measure(folder: &Path, built: Built, synthetic: &Synthetic, repeat
     }
     let used = memory()?.since(before);
     let (recall_problem, recall_solution) = recall(&store, &dense_only, &built)?;
-    let agreement = agreement(&store, requests)?;
+    let agreement = agreement(&store, &requests)?;
     let (disk_bytes, log_bytes) = (size(&folder.join("points"))?, size(&folder.join("points/wal"))?);
     Ok(Figures {
         built,
@@ -86,6 +86,16 @@ pub(super) fn measure(folder: &Path, built: Built, synthetic: &Synthetic, repeat
         recall_solution,
         agreement,
     })
+}
+
+fn query(asked: &Asked) -> SearchQuery {
+    SearchQuery {
+        vector: asked.vector.clone(),
+        text: asked.text.clone(),
+        language: asked.language.clone(),
+        filter: Filter::default(),
+        limit: LEG_LIMIT,
+    }
 }
 
 fn timed<E>(queries: &[SearchQuery], mut search: impl FnMut(&SearchQuery) -> Result<(), E>) -> Result<[f32; 3], E> {
@@ -173,16 +183,15 @@ mod tests {
         for _ in 0..2 {
             super::super::build::build(&folder, 1_500, &synthetic).expect("build");
         }
-        let built = super::super::read_built(&folder, 1_500, &synthetic).expect("built");
-        let figures = measure(&folder, built, &synthetic, 2).expect("figures");
+        let built = super::super::read_built(&folder).expect("built");
+        let figures = measure(&folder, built, 2).expect("figures");
         assert_eq!((figures.recall_problem, figures.recall_solution, figures.agreement), (1.0, 1.0, 1.0));
         assert_eq!((figures.dense.0.len(), figures.whole.0.len()), (2, 2));
         assert!(figures.disk_bytes > figures.log_bytes && figures.used.own + figures.used.mapped > 0.0);
-        let text = super::super::report::to_markdown(&[figures], &synthetic, "a machine");
+        let text = super::super::report::to_markdown(&[figures], "a machine");
         assert!(text.contains("| 1500 |") && text.contains("1.000"), "{text}");
         let other = super::super::synthetic::tests::small(31, 5, 32);
-        assert!(
-            super::super::read_built(&folder, 1_500, &other).expect_err("other items").to_string().contains("remove")
-        );
+        let refused = super::super::build::build(&folder, 1_500, &other).expect_err("other items");
+        assert!(refused.to_string().contains("remove"), "{refused}");
     }
 }

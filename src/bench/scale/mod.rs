@@ -16,6 +16,7 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 
 use crate::settings::Settings;
+use measure::Figures;
 use synthetic::{Real, Synthetic};
 
 /// Searches of each size, on texts that no item was made of.
@@ -51,12 +52,22 @@ pub struct ScaleArgs {
     measure_only: bool,
 }
 
+/// A real request.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Asked {
+    vector: Vec<f32>,
+    text: String,
+    language: String,
+}
+
 /// What is known of an index once it is built; kept beside it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Built {
     items: usize,
     /// What the items were made of.
     source: String,
+    /// Real requests with their vectors; none of them is an item, and no item was made of one.
+    requests: Vec<Asked>,
     insert_seconds: f64,
     /// From the last insertion until everything had been built.
     finish_seconds: f64,
@@ -75,17 +86,13 @@ pub async fn run(settings: Settings, args: ScaleArgs, machine: String) -> Result
         return tokio::task::spawn_blocking(move || in_two_processes(args.folder.as_deref())).await?;
     }
     let folder = args.folder.clone().context("--folder is missing")?;
-    let real = Real::read(&settings, &args.data, SEARCHES).await?;
-    tokio::task::spawn_blocking(move || {
-        let synthetic = Synthetic::new(real);
-        match args.build_only {
-            true => {
-                args.items.iter().try_for_each(|items| build::build(&folder_of(&folder, *items), *items, &synthetic))
-            }
-            false => measured(&args, &folder, &synthetic, &machine),
-        }
-    })
-    .await?
+    if args.measure_only {
+        return tokio::task::spawn_blocking(move || measured(&args, &folder, &machine)).await?;
+    }
+    let synthetic = Synthetic::new(Real::read(&settings, &args.data, SEARCHES).await?);
+    let build =
+        move || args.items.iter().try_for_each(|items| build::build(&folder_of(&folder, *items), *items, &synthetic));
+    tokio::task::spawn_blocking(build).await?
 }
 
 /// This command again with `--build-only`, then with `--measure-only`.
@@ -104,14 +111,23 @@ fn in_two_processes(folder: Option<&Path>) -> Result<()> {
     Ok(())
 }
 
-fn measured(args: &ScaleArgs, folder: &Path, synthetic: &Synthetic, machine: &str) -> Result<()> {
-    let mut figures = Vec::new();
+fn measured(args: &ScaleArgs, folder: &Path, machine: &str) -> Result<()> {
+    let mut figures: Vec<Figures> = Vec::new();
     for items in &args.items {
-        let built = read_built(&folder_of(folder, *items), *items, synthetic)?;
+        let built = read_built(&folder_of(folder, *items))?;
+        if let Some(first) = figures.first() {
+            ensure!(
+                first.built.source == built.source,
+                "the indexes in {} were made of different things ({}; {}); remove one and build it again",
+                folder.display(),
+                first.built.source,
+                built.source
+            );
+        }
         eprintln!("measuring {items} items");
-        figures.push(measure::measure(&folder_of(folder, *items), built, synthetic, usize::from(args.repeats))?);
+        figures.push(measure::measure(&folder_of(folder, *items), built, usize::from(args.repeats))?);
     }
-    let text = report::to_markdown(&figures, synthetic, machine);
+    let text = report::to_markdown(&figures, machine);
     println!("{text}");
     if let Some(path) = &args.report {
         std::fs::write(path, text)
@@ -120,21 +136,11 @@ fn measured(args: &ScaleArgs, folder: &Path, synthetic: &Synthetic, machine: &st
     Ok(())
 }
 
-fn read_built(folder: &Path, items: usize, synthetic: &Synthetic) -> Result<Built> {
+fn read_built(folder: &Path) -> Result<Built> {
     let path = built_path(folder);
     let bytes = std::fs::read(&path)
-        .with_context(|| format!("no index of {items} items in {}; build it with --build-only", folder.display()))?;
-    let built: Built =
-        serde_json::from_slice(&bytes).with_context(|| format!("{} is unreadable; remove it", path.display()))?;
-    ensure!(
-        built.items == items && built.source == synthetic.source(),
-        "the index in {} was made of {} ({} items), wanted is {}; remove the folder",
-        folder.display(),
-        built.source,
-        built.items,
-        synthetic.source()
-    );
-    Ok(built)
+        .with_context(|| format!("no index in {}; build it with --build-only", folder.display()))?;
+    serde_json::from_slice(&bytes).with_context(|| format!("{} is unreadable; remove it", path.display()))
 }
 
 fn folder_of(folder: &Path, items: usize) -> PathBuf {

@@ -3,18 +3,17 @@
 use std::fmt::Write as _;
 
 use super::measure::{Figures, Latency};
-use super::synthetic::Synthetic;
 use super::{CUTOFF, LEG_LIMIT};
 
 /// Markdown; ratios are to the first size.
-pub(super) fn to_markdown(figures: &[Figures], synthetic: &Synthetic, machine: &str) -> String {
+pub(super) fn to_markdown(figures: &[Figures], machine: &str) -> String {
     let mut text = format!(
         "Synthetic items: noisy neighbours of {}; searches are real requests. {machine}. Milliseconds: median of {} \
          repeats [lowest, highest]. Memory: resident bytes an item after all searches, the process's own and views of \
          files. Recall: share of the {CUTOFF} nearest by brute force. Agreement: share of the fused list's first {CUTOFF} \
          that an exhaustive search has there too. Every leg gives {LEG_LIMIT} hits in the request's language and in the \
          others.\n\n",
-        synthetic.source(),
+        figures.first().map_or("nothing", |figures| figures.built.source.as_str()),
         figures.first().map_or(0, |figures| figures.whole.0.len()),
     );
     text.push_str("| items | search | p50 | ratio | p95 | p99 |\n|---|---|---|---|---|---|\n");

@@ -12,13 +12,14 @@ use anyhow::{Context, Result, ensure};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
+use super::Asked;
 use crate::app::load_embedder;
 use crate::embed::Role;
 use crate::eval::kept::{KeptVectors, hex};
 use crate::inference::Inference;
 use crate::models::default_cache_dir;
-use crate::retrieve::question_sets::{Asked, invented_desk, similar_tickets};
-use crate::retrieve::{Filter, MemoryPoint, SearchQuery, plan_points};
+use crate::retrieve::question_sets::{self, invented_desk, similar_tickets};
+use crate::retrieve::{MemoryPoint, plan_points};
 
 /// Largest share of the second item.
 const MIXED: f32 = 0.3;
@@ -32,7 +33,7 @@ pub struct Real {
     /// In words, with a digest.
     source: String,
     points: Vec<MemoryPoint>,
-    requests: Vec<SearchQuery>,
+    requests: Vec<Asked>,
 }
 
 impl Real {
@@ -71,33 +72,26 @@ impl Real {
             .zip(problems.into_iter().zip(solutions))
             .map(|((item, plan), (problem, solution))| plan.into_point(item, problem, solution))
             .collect();
-        let requests: Vec<SearchQuery> =
-            asked.into_iter().zip(asked_vectors).map(|(asked, vector)| query(asked, vector)).collect();
+        let requests: Vec<Asked> = asked
+            .into_iter()
+            .zip(asked_vectors)
+            .map(|(asked, vector)| Asked { vector, text: asked.text, language: asked.language })
+            .collect();
         tokio::task::spawn_blocking(move || inference.stop()).await?;
         Ok(Self { source: described(name, &points, &requests), points, requests })
     }
 }
 
 /// Up to `count` whole requests, the same ones every time.
-fn held_out(requests: Vec<Asked>, count: usize) -> Vec<Asked> {
-    let mut whole: Vec<Asked> =
+fn held_out(requests: Vec<question_sets::Asked>, count: usize) -> Vec<question_sets::Asked> {
+    let mut whole: Vec<question_sets::Asked> =
         requests.into_iter().filter(|asked| asked.slices.first().is_some_and(|slice| slice == "all")).collect();
     whole.sort_by_cached_key(|asked| super::super::shuffle_key("scale", &asked.id));
     whole.truncate(count);
     whole
 }
 
-fn query(asked: Asked, vector: Vec<f32>) -> SearchQuery {
-    SearchQuery {
-        vector,
-        text: asked.text,
-        language: asked.language,
-        filter: Filter::default(),
-        limit: super::LEG_LIMIT,
-    }
-}
-
-fn described(name: &str, points: &[MemoryPoint], requests: &[SearchQuery]) -> String {
+fn described(name: &str, points: &[MemoryPoint], requests: &[Asked]) -> String {
     let mut digest = Sha256::new();
     for vector in points.iter().flat_map(|p| [&p.problem, &p.solution]).chain(requests.iter().map(|r| &r.vector)) {
         vector.iter().for_each(|value| digest.update(value.to_le_bytes()));
@@ -125,8 +119,8 @@ impl Synthetic {
         &self.real.source
     }
 
-    /// Real requests with their vectors; none of them is an item, and no item was made of one.
-    pub fn requests(&self) -> &[SearchQuery] {
+    /// See [`super::Built::requests`].
+    pub fn requests(&self) -> &[Asked] {
         &self.real.requests
     }
 
@@ -212,13 +206,7 @@ pub(super) mod tests {
             solution_text: format!("solution number s{n} for mail"),
             passage: 0,
         };
-        let asked = |n: usize| SearchQuery {
-            vector: vector(10_000 + n),
-            text: format!("mail p{n}"),
-            language: "en".into(),
-            filter: Filter::default(),
-            limit: super::super::LEG_LIMIT,
-        };
+        let asked = |n: usize| Asked { vector: vector(10_000 + n), text: format!("mail p{n}"), language: "en".into() };
         let (points, requests) =
             ((0..points).map(point).collect::<Vec<_>>(), (0..requests).map(asked).collect::<Vec<_>>());
         Synthetic::new(Real { source: described("made-up points", &points, &requests), points, requests })

@@ -32,6 +32,7 @@ const LINKS: usize = 24;
 const CANDIDATES_BUILDING: usize = 200;
 /// Candidates looked at in a search.
 const CANDIDATES_SEARCHING: usize = 256;
+const ENOUGH_BY_EIGHT_BITS: f64 = 100.0;
 /// Parts that the index may have before small ones are merged. Each is searched for itself; with more of them a large one
 /// is rebuilt less often as points come in.
 pub(super) const PARTS: usize = 4;
@@ -98,15 +99,17 @@ pub(super) fn payload_indexes() -> Vec<UpdateOperation> {
     [MEMORY_ID, KIND, PRODUCT, LANGUAGE].into_iter().map(index).collect()
 }
 
-/// A search as the service does it.
-pub(super) fn served() -> SearchParams {
+/// A search for `limit` points as the service does it.
+pub(super) fn served(limit: usize) -> SearchParams {
+    // The best by 8 bits hold the best ten by the exact vectors when there are a hundred of them, which we score. Of
+    // fewer, the engine chooses by the exact vectors among a hundred.
+    let more = (ENOUGH_BY_EIGHT_BITS / limit.max(1) as f64).max(1.0);
     SearchParams {
         hnsw_ef: Some(CANDIDATES_SEARCHING),
         quantization: Some(QuantizationSearchParams {
             ignore: false,
-            // Done by us, once for all legs.
-            rescore: Some(false),
-            oversampling: None,
+            rescore: Some(more > 1.0),
+            oversampling: Some(more),
         }),
         acorn: Some(AcornSearchParams { enable: true, max_selectivity: None }),
         ..SearchParams::default()

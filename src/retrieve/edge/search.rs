@@ -45,7 +45,7 @@ pub(super) fn legs(
 ) -> OperationResult<[Vec<Hit>; 3]> {
     let parts = parts(known, query, engine_filter(shard, &query.filter)?);
     let params = match effort {
-        Effort::Served => engine::served(),
+        Effort::Served => engine::served(query.limit),
         Effort::Exact => engine::exact(),
     };
     let search = |name: &str, vector: VectorInternal| -> OperationResult<Scored> {
