@@ -2,7 +2,7 @@
 //! stands between them.
 //!
 //! All `unsafe` code of the project is here: vector instructions and their loads, and the threads that share one output.
-//! The instruction set is chosen when the program runs, and every choice gives the same bits ([`isa`]).
+//! The instruction set is chosen when the program runs, and every choice gives the same bits (`isa.rs`).
 
 mod activations;
 mod attention;

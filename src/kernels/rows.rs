@@ -1,5 +1,5 @@
 //! The parts of a transformer layer that are no matrix products: each works in place on rows of f32, in loops that the
-//! compiler turns into vector instructions, once for every [`Level`]. All levels give the same bits.
+//! compiler turns into vector instructions, once for every [`Level`](super::Level). All levels give the same bits.
 
 use std::f32::consts::LOG2_E;
 
@@ -19,7 +19,7 @@ level_dispatch! {
     /// Adds `more` to `values`, number by number.
     pub fn add(values: &mut [f32], more: &[f32]) = add_body;
 
-    /// Rotary position embedding of one head: the pairs (x[i], x[i + half]) are turned by the angle of their frequency;
+    /// Rotary position embedding of one head: the numbers `i` and `i + half` are turned as a pair by the angle of their frequency;
     /// `cos` and `sin` hold half as many numbers as the head.
     pub fn rotate(head: &mut [f32], cos: &[f32], sin: &[f32]) = rotate_body;
 

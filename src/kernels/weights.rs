@@ -47,7 +47,7 @@ pub enum Format {
 /// A cache line: vectors are loaded from the start of one.
 const LINE: usize = 64;
 
-/// A weight matrix `[outputs, inputs]` ready for [`super::Matmul`].
+/// A weight matrix `[outputs, inputs]` ready for [`super::multiply`].
 pub struct Packed {
     pub(super) format: Format,
     /// Output rows as asked for; the packed form is filled up to a multiple of sixteen with zeros.

@@ -1,6 +1,6 @@
 //! `respondo bench scale`: how retrieval behaves as the memory grows to a million items.
 //!
-//! The index is the service's own, filled through the same calls; the items are synthetic (see [`synthetic`]). Building and
+//! The index is the service's own, filled through the same calls; the items are synthetic (see `synthetic`). Building and
 //! measuring are two processes, so that what building leaves in memory is not counted.
 
 mod build;

@@ -3,7 +3,7 @@
 //! What is durable is the state at the last [`VectorStore::checkpoint`]: the engine does not replay its write-ahead log
 //! at load. The index is a projection of the ticket store, so whatever is later is indexed again from there.
 //!
-//! Points are added to a part of the index that is scanned. Once it has [`engine::GRAPH_FROM`] points, a thread of low
+//! Points are added to a part of the index that is scanned. Once it has `engine::GRAPH_FROM` points, a thread of low
 //! priority builds search graphs of it; searches and updates go on meanwhile. What such a build reads must not be changed
 //! under it, so the engine keeps changes of stored points in memory until it is done: where a process ends before that, the
 //! index has to be rebuilt, and a file says so. New points are not concerned.
