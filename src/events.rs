@@ -51,7 +51,8 @@ impl FromStr for EventId {
 #[derive(Clone, Debug)]
 pub struct Event {
     pub id: EventId,
-    /// `received`, `evidence`, `triage`, `extractive`, `token`, `draft`, `decision`, `message`, `review`.
+    /// `received`, `evidence`, `triage`, `extractive`, `token`, `cut`, `draft`, `decision`, `message`, `review`; from the
+    /// desk `taken`, `given_back`, `taken_back`, `changed`; from the chat `feedback`.
     pub kind: &'static str,
     pub data: Value,
 }
@@ -68,16 +69,29 @@ struct Topics {
     births: u64,
 }
 
+/// A kept event of some ticket, without its data: what a list of tickets wants to know.
+#[derive(Clone, Copy, Debug)]
+pub struct Change {
+    pub ticket: Uuid,
+    pub kind: &'static str,
+}
+
 /// All logs being followed or written.
 #[derive(Clone)]
 pub struct Events {
     store: Store,
     topics: Arc<Mutex<Topics>>,
+    changes: broadcast::Sender<Change>,
 }
 
 impl Events {
     pub fn new(store: Store) -> Self {
-        Self { store, topics: Arc::default() }
+        Self { store, topics: Arc::default(), changes: broadcast::channel(LAG_LIMIT).0 }
+    }
+
+    /// What happens to any ticket from now on. A reader that lags is told so and reads its list anew.
+    pub fn changes(&self) -> broadcast::Receiver<Change> {
+        self.changes.subscribe()
     }
 
     /// Writes an event to the store and tells everybody who follows the ticket.
@@ -88,6 +102,8 @@ impl Events {
         let data = serde_json::to_value(data).unwrap_or(Value::Null);
         let kept = self.store.append_event(ticket, kind, &data).await?;
         self.publish(ticket, Event { id: EventId { kept, token: 0 }, kind, data });
+        // No receiver is not a failure: no list is open.
+        drop(self.changes.send(Change { ticket, kind }));
         Ok(())
     }
 
@@ -161,8 +177,22 @@ impl Topics {
 
 /// Kinds come from this program's own constants; a row of a newer version is passed on under a neutral name.
 fn known_kind(kind: &str) -> &'static str {
-    const KINDS: [&str; 9] =
-        ["received", "evidence", "triage", "extractive", "cut", "draft", "decision", "message", "review"];
+    const KINDS: [&str; 14] = [
+        "received",
+        "evidence",
+        "triage",
+        "extractive",
+        "cut",
+        "draft",
+        "decision",
+        "message",
+        "review",
+        "taken",
+        "given_back",
+        "taken_back",
+        "changed",
+        "feedback",
+    ];
     KINDS.into_iter().find(|known| *known == kind).unwrap_or("other")
 }
 

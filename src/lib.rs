@@ -26,4 +26,5 @@ pub mod store;
 pub mod ticket;
 pub mod timing;
 pub mod triage;
+pub mod web;
 pub mod worker;

@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use tokio::sync::Semaphore;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::{Notify, Semaphore};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
@@ -172,11 +172,11 @@ impl Pipeline {
     /// Judgement and evidence are there, and told, before the ticket waits for one of the `desks` where replies are
     /// drafted: a judgement takes milliseconds, a reply seconds. The wait does not count against the reply's deadline.
     /// What the customer or an agent writes meanwhile is seen when it is over. Once `desks` is closed, what still waits is
-    /// left for the next start.
+    /// left for the next start. `stop` breaks the drafting off: the reply would be too late for what was written since.
     ///
     /// # Errors
     /// When the store fails; the ticket then stays as it was and is picked up again.
-    pub async fn work(&self, ticket: Uuid, desks: &Semaphore) -> Result<Option<Answer>, StoreError> {
+    pub async fn work(&self, ticket: Uuid, desks: &Semaphore, stop: &Notify) -> Result<Option<Answer>, StoreError> {
         let Some((request, seen_message)) = self.read(ticket).await? else { return Ok(None) };
         let (watch, stages) = unbounded_channel();
         // Owns `watch`: the publisher ends when it is dropped.
@@ -193,7 +193,10 @@ impl Pipeline {
                 judged = self.judge(&request).await;
                 judged.tell(&watch);
             }
-            Ok::<_, StoreError>(Some((self.reply(&request, judged, &watch).await, seen_message)))
+            tokio::select! {
+                answer = self.reply(&request, judged, &watch) => Ok::<_, StoreError>(Some((answer, seen_message))),
+                () = stop.notified() => Ok(None),
+            }
         };
         let (answered, told) = tokio::join!(answering, self.publish(ticket, stages));
         told?;

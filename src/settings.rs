@@ -36,6 +36,8 @@ pub struct Settings {
     pub retrieval: Retrieval,
     pub draft: Draft,
     pub intake: Intake,
+    pub support: Support,
+    pub chat: Chat,
     pub policy: Policy,
 }
 
@@ -172,6 +174,27 @@ pub struct Intake {
     pub max_message_bytes: usize,
 }
 
+/// When people are there to answer.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Support {
+    /// IANA name; empty for the machine's.
+    pub timezone: String,
+    /// `mon` to `sun`.
+    pub days: Vec<String>,
+    /// `09:00-18:00`; empty where nothing is said about hours.
+    pub hours: String,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Chat {
+    /// Origins that may show the chat in their pages; `*` for any.
+    pub sites: Vec<String>,
+    /// Whether public addresses of the articles found are shown to the customer.
+    pub links: bool,
+}
+
 impl Settings {
     /// Reads defaults, then `file` (or `respondo.toml` in the working folder), then `RESPONDO_SECTION__KEY` variables.
     ///
@@ -220,6 +243,18 @@ impl Settings {
         }
         if !(1..=50).contains(&self.draft.retrieved) {
             return invalid("draft.retrieved", "must be between 1 and 50");
+        }
+        if !self.support.hours.is_empty() && crate::web::chat::hours::minutes(&self.support.hours).is_none() {
+            return invalid("support.hours", "must look like \"09:00-18:00\", or be empty");
+        }
+        if !self.support.timezone.is_empty() && jiff::tz::TimeZone::get(&self.support.timezone).is_err() {
+            return invalid(
+                "support.timezone",
+                "is no time zone; give an IANA name such as \"Europe/Madrid\", or leave it empty",
+            );
+        }
+        if self.chat.sites.iter().any(|site| site.contains([' ', ';', ',', '\''])) {
+            return invalid("chat.sites", "must be origins such as \"https://www.example.com\", or \"*\" for any site");
         }
         let weights = &self.retrieval;
         let shares = [weights.ticket_solution, weights.article_passage];

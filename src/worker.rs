@@ -3,9 +3,9 @@
 //! A ticket is on disk before it comes here. What a crash or a shutdown interrupts stays in state `received` and is taken
 //! up at the next start.
 
-use std::collections::HashSet;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::JoinHandle;
@@ -23,6 +23,10 @@ const OUTBOX_LEASE_S: u32 = 30;
 /// Tickets in work for each one whose reply is being drafted: the others are judged and wait with their evidence in
 /// memory, tens of kilobytes each.
 const AHEAD: usize = 32;
+/// After a message in the chat nothing is drafted for this long, nor while the customer is seen typing, up to the second
+/// figure: people send one thought in three messages.
+const QUIET: Duration = Duration::from_millis(1_200);
+const LONGEST_QUIET: Duration = Duration::from_secs(8);
 /// The outbox is looked at when a ticket is done, and this often in any case.
 const OUTBOX_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -48,8 +52,11 @@ struct Inner {
 
 #[derive(Default)]
 struct Busy {
-    working: HashSet<Uuid>,
+    /// Tickets in work, with what breaks the drafting of a reply off.
+    working: HashMap<Uuid, Arc<Notify>>,
     again: HashSet<Uuid>,
+    /// Tickets whose customer may still be writing: since when and until when they are left alone.
+    quiet: HashMap<Uuid, (Instant, Instant)>,
 }
 
 impl Worker {
@@ -73,39 +80,103 @@ impl Worker {
         Ok(unfinished.len())
     }
 
-    /// Puts a ticket in line. A ticket already in work is worked on once more when that is done.
+    /// Puts a ticket in line. Where one is already in work, its reply is broken off, for it would not know the latest
+    /// message, and it is worked on once more.
     pub fn work_on(&self, ticket: Uuid) {
+        let stop = Arc::new(Notify::new());
         {
-            let mut busy = self.inner.busy.lock().unwrap_or_else(PoisonError::into_inner);
-            if !busy.working.insert(ticket) {
+            let mut busy = self.lock();
+            if let Some(working) = busy.working.get(&ticket) {
+                working.notify_one();
                 busy.again.insert(ticket);
                 return;
             }
+            busy.working.insert(ticket, Arc::clone(&stop));
         }
         let worker = self.clone();
         let mut parked = self.inner.parked.subscribe();
         tokio::spawn(async move {
             tokio::select! {
-                () = worker.work_until_done(ticket) => {}
+                () = worker.work_until_done(ticket, stop) => {}
                 _ = parked.wait_for(|parked| *parked) => {}
             }
         });
     }
 
-    async fn work_until_done(&self, ticket: Uuid) {
+    /// Puts a ticket in line once its customer has written nothing for [`QUIET`]: several messages in a row get one reply.
+    pub fn work_on_when_quiet(&self, ticket: Uuid) {
+        self.wait_for_quiet(ticket, true);
+        self.work_on(ticket);
+    }
+
+    /// The customer is typing: a ticket that waits for quiet waits on, for a while.
+    pub fn is_typing(&self, ticket: Uuid) {
+        self.wait_for_quiet(ticket, false);
+    }
+
+    fn wait_for_quiet(&self, ticket: Uuid, new_message: bool) {
+        let mut busy = self.lock();
+        let now = Instant::now();
+        let since = busy.quiet.get(&ticket).map(|(since, _)| *since);
+        if let Some(since) = since.or(new_message.then_some(now)) {
+            busy.quiet.insert(ticket, (since, (now + QUIET).min(since + LONGEST_QUIET)));
+        }
+    }
+
+    /// Breaks the drafting of a reply off: a person has taken the conversation over.
+    pub fn stop(&self, ticket: Uuid) {
+        if let Some(working) = self.lock().working.get(&ticket) {
+            working.notify_one();
+        }
+    }
+
+    async fn work_until_done(&self, ticket: Uuid, mut stop: Arc<Notify>) {
         loop {
-            self.work_with_retries(ticket).await;
-            let mut busy = self.inner.busy.lock().unwrap_or_else(PoisonError::into_inner);
+            self.until_quiet(ticket).await;
+            self.work_with_retries(ticket, &stop).await;
+            let mut busy = self.lock();
             if !busy.again.remove(&ticket) {
                 busy.working.remove(&ticket);
                 return;
             }
+            // What broke off, or came too late to break off, the work that is over must not break off the next.
+            stop = Arc::new(Notify::new());
+            busy.working.insert(ticket, Arc::clone(&stop));
         }
+    }
+
+    async fn until_quiet(&self, ticket: Uuid) {
+        loop {
+            let until = {
+                let mut busy = self.lock();
+                match busy.quiet.get(&ticket) {
+                    Some((_, until)) if *until > Instant::now() => *until,
+                    _ => {
+                        busy.quiet.remove(&ticket);
+                        return;
+                    }
+                }
+            };
+            tokio::time::sleep_until(until.into()).await;
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Busy> {
+        self.inner.busy.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Tickets waiting or in work.
     pub fn in_flight(&self) -> usize {
-        self.inner.busy.lock().unwrap_or_else(PoisonError::into_inner).working.len()
+        self.lock().working.len()
+    }
+
+    /// Says that something will be due in the outbox after `hold`.
+    pub fn outbox_due_in(&self, hold: Duration) {
+        let worker = self.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(hold).await;
+            worker.outbox_changed();
+        });
     }
 
     /// Says that something may be in the outbox.
@@ -131,14 +202,14 @@ impl Worker {
         }
     }
 
-    async fn work_with_retries(&self, ticket: Uuid) {
+    async fn work_with_retries(&self, ticket: Uuid, stop: &Notify) {
         let Ok(_slot) = self.inner.slots.acquire().await else { return };
         let mut pause = FIRST_PAUSE;
         for attempt in 1..=TRIES {
             if *self.inner.closing.borrow() {
                 return;
             }
-            match self.inner.pipeline.work(ticket, &self.inner.desks).await {
+            match self.inner.pipeline.work(ticket, &self.inner.desks, stop).await {
                 Ok(_) => return self.outbox_changed(),
                 Err(error) if attempt == TRIES => {
                     tracing::error!(%ticket, %error, "ticket stays received; it is taken up at the next start");
@@ -179,7 +250,9 @@ impl Worker {
                 return Ok(());
             }
             for row in rows {
-                let message = serde_json::json!({ "message_id": row.message_id, "body": row.body });
+                let message = serde_json::json!({
+                    "message_id": row.message_id, "author": row.author, "agent": row.agent, "body": row.body,
+                });
                 match pipeline.events.keep(row.ticket_id, "message", &message).await {
                     Ok(()) => pipeline.store.mark_sent(row.id).await?,
                     Err(error) => pipeline.store.release(row.id, &error.to_string()).await?,

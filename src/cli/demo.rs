@@ -79,9 +79,10 @@ pub async fn run(mut settings: Settings, args: DemoArgs) -> Result<()> {
         return service.close().await;
     }
     println!("\n{}", style.heading("Now you"));
-    println!("  curl -s http://{}/v1/tickets -H 'content-type: application/json' \\", service.address());
-    println!("    -d '{{\"body\": \"no me llegan los correos\"}}'");
-    println!("  curl -N http://{}/v1/tickets/ID/events   # follow it; Ctrl-C here ends the demo", service.address());
+    println!(
+        "  open both addresses below in a browser: write as a customer, answer as the team. Ctrl-C here ends the demo."
+    );
+    println!("  for programs: http://{}/docs", service.address());
     service.until_stopped().await
 }
 

@@ -1,6 +1,7 @@
 //! `respondo serve`: the HTTP service.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -13,6 +14,7 @@ use crate::app::{App, Need};
 use crate::http::{self, AppState};
 use crate::pipeline::Pipeline;
 use crate::settings::Settings;
+use crate::web::Web;
 use crate::worker::Worker;
 
 /// Longest wait, at a stop, for connections that somebody holds open; answers take milliseconds.
@@ -76,7 +78,9 @@ impl Service {
                 Err(error) => tracing::error!(%error, "search index could not be brought up to date"),
             }
         });
+        let web = Arc::new(Web::open(&app.store).await?);
         let state = AppState {
+            web,
             pipeline: app.pipeline.clone(),
             vectors: app.vectors.clone(),
             indexer: app.indexer.clone(),
@@ -89,6 +93,19 @@ impl Service {
 
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// The addresses for people, a line each; while nobody works at the desk, the one that sets it up.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn pages(&self) -> Result<[String; 2]> {
+        let desk = match self.app.store.has_agents().await? {
+            true => "/desk".to_owned(),
+            false => self.state.web.setup_path(),
+        };
+        let address = self.address;
+        Ok([format!("customers write at http://{address}/chat"), format!("the team works at http://{address}{desk}")])
     }
 
     pub fn pipeline(&self) -> &Pipeline {
@@ -119,6 +136,9 @@ impl Service {
     /// When the listener fails.
     pub async fn until_stopped(self) -> Result<()> {
         eprintln!("respondo listens on http://{} (API page: /docs)", self.address);
+        for line in self.pages().await? {
+            eprintln!("  {line}");
+        }
         let grace = Duration::from_secs(self.app.settings.server.shutdown_seconds);
         let closing = self.closing;
         let mut closed = closing.subscribe();

@@ -1,5 +1,7 @@
 //! The agents' side: what a person does with a draft.
 
+use std::time::Duration;
+
 use axum::extract::State;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -122,7 +124,7 @@ fn action(
             return Err(Problem::too_large(format!("a text has {} bytes; at most {MAX_TEXT} are taken", text.len())));
         }
     }
-    Ok(ReviewAction { outcome, final_text, note, agent, skill, remember: None })
+    Ok(ReviewAction { outcome, final_text, note, agent, skill, remember: None, hold: Duration::ZERO })
 }
 
 async fn resolve(state: &AppState, draft: Uuid, action: ReviewAction) -> Result<axum::Json<Reviewed>, Problem> {

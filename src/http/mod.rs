@@ -32,8 +32,11 @@ use crate::learn::index::Indexer;
 use crate::pipeline::Pipeline;
 use crate::retrieve::VectorStore;
 use crate::timing::HTTP_SECONDS;
+use crate::web::{self, Web};
 use crate::worker::Worker;
 use problem::Problem;
+pub use stream::{StreamQuery, as_sse, last_event_id, shown_so_far, ticket_events};
+pub use tickets::begin_work;
 
 /// What the handlers work on.
 #[derive(Clone)]
@@ -43,6 +46,8 @@ pub struct AppState {
     pub indexer: Indexer,
     pub worker: Worker,
     pub metrics: PrometheusHandle,
+    /// What the pages keep in memory.
+    pub web: Arc<Web>,
     /// Turns true when the service shuts down: open streams end then.
     pub closing: watch::Receiver<bool>,
 }
@@ -91,7 +96,8 @@ pub fn router(state: AppState) -> Router {
     document.info.version = env!("CARGO_PKG_VERSION").to_owned();
     router
         .merge(SwaggerUi::new("/docs").url("/openapi.json", document))
-        .route("/", get(|| async { Redirect::temporary("/docs/") }))
+        .merge(web::router(&state))
+        .route("/", get(|| async { Redirect::temporary("/desk") }))
         .fallback(|| async { Problem::not_found("no such address; /docs lists them").into_response() })
         .method_not_allowed_fallback(|| async {
             Problem::method_not_allowed("this address does not take this method; /docs lists them").into_response()

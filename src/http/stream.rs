@@ -7,6 +7,7 @@ use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::sse::{Event as SseEvent, KeepAlive, Sse};
 use futures::{Stream, StreamExt, stream};
+use serde::Deserialize;
 use tokio_stream::wrappers::BroadcastStream;
 use uuid::Uuid;
 
@@ -14,6 +15,7 @@ use super::AppState;
 use super::extract::Path;
 use super::problem::Problem;
 use crate::events::{Event, EventId};
+use crate::store::{Store, StoreError};
 
 /// Follows a ticket: `received`, `evidence`, `triage`, `extractive`, `token`, `draft`, `decision`, `message`, `review`.
 /// After a lost connection send the last id as `Last-Event-ID` (browsers do) and nothing is missed.
@@ -27,7 +29,20 @@ pub async fn follow(
     headers: HeaderMap,
 ) -> Result<Sse<impl Stream<Item = Result<SseEvent, Infallible>>>, Problem> {
     state.pipeline.store.ticket(id).await?;
-    let after = last_event_id(&headers)?;
+    let after = last_event_id(&headers, 0)?;
+    let events = ticket_events(&state, id, after).await?.map(|event| Ok(as_sse(event)));
+    Ok(Sse::new(events).keep_alive(KeepAlive::new().interval(Duration::from_secs(15))))
+}
+
+/// A ticket's events behind `after`, those to come included, until the service closes.
+///
+/// # Errors
+/// When the store cannot be read.
+pub async fn ticket_events(
+    state: &AppState,
+    id: Uuid,
+    after: EventId,
+) -> Result<impl Stream<Item = Event> + use<>, StoreError> {
     let (past, receiver) = state.pipeline.events.follow(id, after).await?;
     let mut last = past.last().map_or(after, |event| event.id);
     let live = BroadcastStream::new(receiver)
@@ -41,15 +56,34 @@ pub async fn follow(
             std::future::ready(fresh)
         });
     let mut closing = state.closing.clone();
-    let events = stream::iter(past).chain(live).map(|event| Ok(as_sse(event))).take_until(async move {
+    Ok(stream::iter(past).chain(live).take_until(async move {
         // An error means that the sender is gone: closing as well.
         drop(closing.wait_for(|closing| *closing).await);
-    });
-    Ok(Sse::new(events).keep_alive(KeepAlive::new().interval(Duration::from_secs(15))))
+    }))
 }
 
-fn last_event_id(headers: &HeaderMap) -> Result<EventId, Problem> {
-    let Some(value) = headers.get("last-event-id") else { return Ok(EventId::default()) };
+/// Where a page wants its stream to begin: behind what it already shows.
+#[derive(Debug, Default, Deserialize)]
+pub struct StreamQuery {
+    #[serde(default)]
+    pub after: i64,
+}
+
+/// The last event that a page shows, so that a stream that follows it tells nothing twice; of a ticket in work, the message
+/// that is worked on, so that what was told of the work since is told again.
+///
+/// # Errors
+/// When the store cannot be read.
+pub async fn shown_so_far(store: &Store, ticket: Uuid, is_working: bool) -> Result<i64, StoreError> {
+    store.last_event(ticket, is_working.then_some("received")).await
+}
+
+/// Where a reader that comes back stopped; one that is new begins behind `after`.
+///
+/// # Errors
+/// When the header is no id of a stream.
+pub fn last_event_id(headers: &HeaderMap, after: i64) -> Result<EventId, Problem> {
+    let Some(value) = headers.get("last-event-id") else { return Ok(EventId { kept: after, token: 0 }) };
     value
         .to_str()
         .ok()
@@ -57,6 +91,7 @@ fn last_event_id(headers: &HeaderMap) -> Result<EventId, Problem> {
         .ok_or_else(|| Problem::bad_request("Last-Event-ID must be an id of this stream, such as `7` or `7.12`"))
 }
 
-fn as_sse(event: Event) -> SseEvent {
+/// An event as it is sent.
+pub fn as_sse(event: Event) -> SseEvent {
     SseEvent::default().id(event.id.to_string()).event(event.kind).data(event.data.to_string())
 }

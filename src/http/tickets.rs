@@ -15,6 +15,7 @@ use crate::intake;
 use crate::store::{Accepted, Idempotency, NewTicket, TicketView};
 use crate::ticket::{Author, Language, TicketState};
 use crate::timing::{timed, timed_now};
+use crate::worker::Worker;
 
 /// Longest idempotency key, customer name, product or queue, in bytes.
 const MAX_FIELD: usize = 200;
@@ -128,27 +129,34 @@ async fn started(state: &AppState, accepted: Accepted) -> Result<Response, Probl
         ticket_id: id,
         message_id: accepted.message.id,
         state: accepted.ticket.state,
-        language: accepted.ticket.language,
+        language: accepted.ticket.language.clone(),
         replayed: accepted.replayed,
         ticket: format!("/v1/tickets/{id}"),
         events: format!("/v1/tickets/{id}/events"),
     };
+    begin_work(state, &accepted, Worker::work_on).await;
     if accepted.replayed {
-        // The first try may have been cut off between the disk and the worker; work that is done is not done again.
-        state.worker.work_on(id);
         return Ok((StatusCode::OK, axum::Json(answer)).into_response());
     }
-    metrics::counter!("respondo_messages_total").increment(1);
-    // The message is on disk: from here on nothing may turn the answer into a failure.
-    if let Err(error) = state.pipeline.events.keep(id, "received", &accepted.message).await {
-        tracing::warn!(ticket = %id, %error, "an event is missing from the ticket's stream");
-    }
-    state.worker.work_on(id);
     let mut response = (StatusCode::CREATED, axum::Json(&answer)).into_response();
     if let Ok(location) = HeaderValue::from_str(&answer.ticket) {
         response.headers_mut().insert(header::LOCATION, location);
     }
     Ok(response)
+}
+
+/// Tells those who follow the ticket of an accepted message and puts the ticket in line with `queue`.
+pub async fn begin_work(state: &AppState, accepted: &Accepted, queue: impl Fn(&Worker, Uuid)) {
+    let id = accepted.ticket.id;
+    // The first try may have been cut off between the disk and the worker; work that is done is not done again.
+    if !accepted.replayed {
+        metrics::counter!("respondo_messages_total").increment(1);
+        // The message is on disk: from here on nothing may turn the answer into a failure.
+        if let Err(error) = state.pipeline.events.keep(id, "received", &accepted.message).await {
+            tracing::warn!(ticket = %id, %error, "an event is missing from the ticket's stream");
+        }
+    }
+    queue(&state.worker, id);
 }
 
 fn check_field(name: &str, value: Option<&str>) -> Result<(), Problem> {

@@ -10,6 +10,7 @@ use sqlx::sqlite::{SqliteConnection, SqliteRow};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+use super::handling::sign;
 use super::rows::{self, level_of, load_ticket, name_of, now_ms};
 use super::tickets::{audit_message, insert_message, set_state, supersede_drafts};
 use super::{Audit, Store, StoreError, content_hash, memory, outbox, write_audit};
@@ -58,6 +59,8 @@ pub struct ReviewAction {
     pub skill: Option<String>,
     /// What the desk learns from it, kept with the outcome or not at all; it still has to be indexed.
     pub remember: Option<MemoryItem>,
+    /// How long the reply waits before it goes out, so that it can be taken back.
+    pub hold: Duration,
 }
 
 #[derive(Clone, Debug)]
@@ -201,6 +204,9 @@ impl Store {
             set_draft_status(&mut tx, ticket_id, draft_id, status).await?;
         }
         insert_decision(&mut tx, ticket_id, &work, now).await?;
+        if let Some(skill) = &work.decision.skill {
+            set_skill(&mut tx, ticket_id, skill).await?;
+        }
         let mut message = None;
         if let Some(text) = work.outgoing {
             let sent = insert_message(&mut tx, ticket_id, Author::Respondo, text, now).await?;
@@ -208,7 +214,7 @@ impl Store {
                 Some(draft_id) if work.decision.automatic => format!("draft/{draft_id}"),
                 _ => format!("acknowledge/{}", work.seen_message),
             };
-            outbox::insert(&mut tx, &sent, &occasion, now).await?;
+            outbox::insert(&mut tx, &sent, &occasion, now, Duration::ZERO).await?;
             let detail = json!({ "automatic": work.decision.automatic, "bytes": sent.body.len() });
             audit_message(&mut tx, "respondo", "reply queued", &sent, detail, now).await?;
             message = Some(sent);
@@ -264,13 +270,19 @@ impl Store {
         let mut message = None;
         if let Some(text) = final_text {
             let sent = insert_message(&mut tx, ticket_id, Author::Agent, text, now).await?;
-            outbox::insert(&mut tx, &sent, &format!("draft/{draft_id}"), now).await?;
+            if let Some(agent) = &action.agent {
+                sign(&mut tx, &sent, agent).await?;
+            }
+            outbox::insert(&mut tx, &sent, &format!("draft/{draft_id}"), now, action.hold).await?;
             let detail = json!({ "automatic": false, "bytes": sent.body.len() });
             audit_message(&mut tx, actor, "reply queued", &sent, detail, now).await?;
             message = Some(sent);
         }
         if let Some(item) = &action.remember {
             memory::upsert(&mut tx, item, &content_hash(item)?, now).await?;
+        }
+        if let Some(skill) = &action.skill {
+            set_skill(&mut tx, ticket_id, skill).await?;
         }
         set_state(&mut tx, ticket_id, state, now).await?;
         let ticket = load_ticket(&mut tx, ticket_id).await?;
@@ -357,6 +369,16 @@ async fn set_draft_status(
         0 => Err(StoreError::NotFound(format!("draft {draft_id} in ticket {ticket_id}"))),
         _ => Ok(()),
     }
+}
+
+/// The skill that the ticket needs, as the queue shows it.
+async fn set_skill(conn: &mut SqliteConnection, ticket_id: Uuid, skill: &str) -> Result<(), StoreError> {
+    sqlx::query("UPDATE tickets SET skill = ? WHERE id = ?")
+        .bind(skill)
+        .bind(ticket_id.to_string())
+        .execute(conn)
+        .await?;
+    Ok(())
 }
 
 async fn insert_decision(

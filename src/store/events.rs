@@ -48,6 +48,18 @@ impl Store {
         Ok(seq)
     }
 
+    /// Number of the ticket's last event, or of its last one of a kind; 0 where there is none.
+    pub async fn last_event(&self, ticket_id: Uuid, kind: Option<&str>) -> Result<i64, StoreError> {
+        let row = sqlx::query(
+            "SELECT COALESCE(MAX(seq), 0) AS last FROM events WHERE ticket_id = ?1 AND (?2 IS NULL OR kind = ?2)",
+        )
+        .bind(ticket_id.to_string())
+        .bind(kind)
+        .fetch_one(&self.reader)
+        .await?;
+        rows::integer(&row, "last")
+    }
+
     /// Events of a ticket with a number above `seq`, in order; 0 for all.
     pub async fn events_after(&self, ticket_id: Uuid, seq: i64) -> Result<Vec<EventRow>, StoreError> {
         let found = sqlx::query("SELECT * FROM events WHERE ticket_id = ? AND seq > ? ORDER BY seq")

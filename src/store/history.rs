@@ -73,32 +73,54 @@ impl Store {
         resolved_draft(&row.ok_or_else(|| StoreError::NotFound(format!("outcome of draft {draft_id}")))?)
     }
 
+    /// Name of the agent who decided about a draft, if one has.
+    pub async fn resolved_by(&self, draft_id: Uuid) -> Result<Option<String>, StoreError> {
+        let row = sqlx::query("SELECT agent FROM outcomes WHERE draft_id = ?")
+            .bind(draft_id.to_string())
+            .fetch_optional(&self.reader)
+            .await?;
+        row.map(|row| rows::optional_text(&row, "agent")).transpose().map(Option::flatten)
+    }
+
     /// A page of all tickets, by id (tickets are numbered as they come in): up to `limit` after the ticket `after` (None
     /// at first).
     pub async fn ticket_courses(&self, after: Option<Uuid>, limit: u32) -> Result<Vec<TicketCourse>, StoreError> {
-        let found = sqlx::query(
-            "SELECT t.id, t.subject, t.language, t.queue, m.author, m.created_at, d.kind, o.outcome \
-             FROM (SELECT * FROM tickets WHERE id > ? ORDER BY id LIMIT ?) AS t \
-             JOIN messages m ON m.ticket_id = t.id \
-             LEFT JOIN outbox x ON x.message_id = m.id AND x.idempotency_key LIKE 'draft/%' \
-             LEFT JOIN drafts d ON d.id = substr(x.idempotency_key, length('draft/') + 1) \
-             LEFT JOIN outcomes o ON o.draft_id = d.id \
-             ORDER BY t.id, m.position",
-        )
-        .bind(cursor(after))
-        .bind(limit)
-        .fetch_all(&self.reader)
-        .await?;
-        let mut courses: Vec<TicketCourse> = Vec::new();
-        for row in &found {
-            let (id, step) = (rows::id(row, "id")?, step(row)?);
-            match courses.last_mut().filter(|course| course.id == id) {
-                Some(course) => course.take(step),
-                None => courses.push(started(row, id, step)?),
-            }
-        }
-        Ok(courses)
+        let query = courses_of("SELECT * FROM tickets WHERE id > ? ORDER BY id LIMIT ?");
+        let found = sqlx::query(&query).bind(cursor(after)).bind(limit).fetch_all(&self.reader).await?;
+        courses(&found)
     }
+
+    /// The latest tickets, oldest of them first.
+    pub async fn latest_courses(&self, limit: u32) -> Result<Vec<TicketCourse>, StoreError> {
+        let query = courses_of("SELECT * FROM tickets ORDER BY id DESC LIMIT ?");
+        let found = sqlx::query(&query).bind(limit).fetch_all(&self.reader).await?;
+        courses(&found)
+    }
+}
+
+/// The messages of some tickets with what they were made of, in order.
+fn courses_of(tickets: &str) -> String {
+    format!(
+        "SELECT t.id, t.subject, t.language, t.queue, m.author, m.created_at, d.kind, o.outcome \
+         FROM ({tickets}) AS t \
+         JOIN messages m ON m.ticket_id = t.id \
+         LEFT JOIN outbox x ON x.message_id = m.id AND x.idempotency_key LIKE 'draft/%' \
+         LEFT JOIN drafts d ON d.id = substr(x.idempotency_key, length('draft/') + 1) \
+         LEFT JOIN outcomes o ON o.draft_id = d.id \
+         ORDER BY t.id, m.position"
+    )
+}
+
+fn courses(found: &[SqliteRow]) -> Result<Vec<TicketCourse>, StoreError> {
+    let mut courses: Vec<TicketCourse> = Vec::new();
+    for row in found {
+        let (id, step) = (rows::id(row, "id")?, step(row)?);
+        match courses.last_mut().filter(|course| course.id == id) {
+            Some(course) => course.take(step),
+            None => courses.push(started(row, id, step)?),
+        }
+    }
+    Ok(courses)
 }
 
 impl TicketCourse {

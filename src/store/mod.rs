@@ -5,14 +5,19 @@
 //!
 //! One file per concern, all of them `impl Store`: [`tickets`] (requests and messages), [`drafts`] (work on a ticket and
 //! its review), [`outbox`] (replies on their way), [`events`] (what a waiting client is shown), [`queue`] (what waits for
-//! the team, figures), [`history`] (what became of it all), [`memory`] (what the desk knows) and [`embeddings`] (a cache).
+//! the team, figures), [`desk`] and [`handling`] (the same for the desk's page, and what agents do there), [`agents`] (who
+//! they are), [`history`] (what became of it all), [`memory`] (what the desk knows) and [`embeddings`] (a cache).
 
+pub mod agents;
+pub mod desk;
 pub mod drafts;
 pub mod embeddings;
 mod error;
 pub mod events;
+pub mod handling;
 pub mod history;
 pub mod memory;
+pub mod numbers;
 pub mod outbox;
 pub mod queue;
 mod rows;
@@ -32,14 +37,18 @@ use sqlx::sqlite::{
 use sqlx::{Connection, Sqlite, Transaction};
 use uuid::Uuid;
 
+pub use agents::{AgentRecord, NewAgent, Role, SessionRecord};
+pub use desk::{DeskCounts, DeskFilter, DeskRow, Scope};
 pub use drafts::{
     DecisionRecord, DraftRecord, DraftStatus, Finished, FinishedWork, OutcomeRecord, ReviewAction, ReviewResult,
 };
 pub use embeddings::NewEmbedding;
 pub use error::StoreError;
 pub use events::EventRow;
+pub use handling::{Correction, Feedback, Handling, Person, more_urgent};
 pub use history::{ResolvedDraft, TicketCourse};
 pub use memory::{MemoryStats, PendingItem, PutResult, content_hash};
+pub use numbers::{DayFigures, QueueFigures, Unanswered};
 pub use outbox::OutboxRow;
 pub use queue::{QueueFilter, QueueRow, StoreStats};
 pub use tickets::{Accepted, AuditRow, Idempotency, NewTicket, TicketView};

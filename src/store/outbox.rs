@@ -5,13 +5,15 @@
 //! dies between sending and marking, the row is claimed again after the lease with `attempts` above 1 and the same
 //! idempotency key: a channel passes the key on where its provider takes one, and asks the provider where it does not.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 use sqlx::sqlite::SqliteConnection;
 use uuid::Uuid;
 
 use super::rows::{self, now_ms};
 use super::{Store, StoreError};
-use crate::ticket::Message;
+use crate::ticket::{Author, Message};
 
 /// Longest pause between two attempts, in seconds; the pauses double from 2 s.
 const LONGEST_PAUSE_S: i64 = 300;
@@ -25,6 +27,9 @@ pub struct OutboxRow {
     pub channel: String,
     pub customer: Option<String>,
     pub subject: String,
+    pub author: Author,
+    /// Name of the agent who wrote it, if one did.
+    pub agent: Option<String>,
     pub body: String,
     /// The same at every attempt, and different for every message.
     pub idempotency_key: String,
@@ -49,7 +54,7 @@ impl Store {
         let mut tx = self.write().await?;
         let found = sqlx::query(
             "SELECT o.id, o.ticket_id, o.message_id, o.idempotency_key, o.attempts + 1 AS attempts, o.last_error, \
-                    o.created_at, m.body, t.channel, t.customer, t.subject \
+                    o.created_at, m.author, m.agent, m.body, t.channel, t.customer, t.subject \
              FROM outbox o JOIN messages m ON m.id = o.message_id JOIN tickets t ON t.id = o.ticket_id \
              WHERE o.status = 'pending' AND o.not_before <= ? ORDER BY o.created_at, o.id LIMIT ?",
         )
@@ -113,12 +118,14 @@ fn pause_seconds(attempts: i64) -> i64 {
 }
 
 /// Puts a message into the outbox, in the transaction that made it. `idempotency_key` names the occasion (the draft, the
-/// message acknowledged), so that a second reply on the same occasion fails with [`StoreError::Conflict`].
+/// message acknowledged), so that a second reply on the same occasion fails with [`StoreError::Conflict`]. It is not sent
+/// before `hold` is over.
 pub(super) async fn insert(
     conn: &mut SqliteConnection,
     message: &Message,
     idempotency_key: &str,
     now: i64,
+    hold: Duration,
 ) -> Result<(), StoreError> {
     let inserted = sqlx::query(
         "INSERT INTO outbox (id, ticket_id, message_id, idempotency_key, status, not_before, created_at) \
@@ -128,7 +135,7 @@ pub(super) async fn insert(
     .bind(message.ticket_id.to_string())
     .bind(message.id.to_string())
     .bind(idempotency_key)
-    .bind(now)
+    .bind(now.saturating_add(i64::try_from(hold.as_millis()).unwrap_or(i64::MAX)))
     .bind(now)
     .execute(conn)
     .await;
@@ -149,6 +156,8 @@ fn outbox_row(row: &sqlx::sqlite::SqliteRow) -> Result<OutboxRow, StoreError> {
         channel: rows::text(row, "channel")?,
         customer: rows::optional_text(row, "customer")?,
         subject: rows::text(row, "subject")?,
+        author: rows::named(row, "author")?,
+        agent: rows::optional_text(row, "agent")?,
         body: rows::text(row, "body")?,
         idempotency_key: rows::text(row, "idempotency_key")?,
         attempts: rows::integer(row, "attempts")?,

@@ -10,9 +10,9 @@ use super::{MemoryStats, Store, StoreError};
 use crate::ticket::{Action, Ticket, TicketState};
 
 /// A ticket nobody has judged yet stands among the urgent ones: it may be.
-const UNJUDGED_URGENCY: i64 = 2;
+pub(super) const UNJUDGED_URGENCY: i64 = 2;
 /// Tickets without a time stand behind those with one.
-const NO_DUE_TIME: i64 = i64::MAX;
+pub(super) const NO_DUE_TIME: i64 = i64::MAX;
 
 /// Which tickets to list.
 #[derive(Clone, Debug)]
@@ -147,19 +147,19 @@ fn queue_row(row: &sqlx::sqlite::SqliteRow) -> Result<QueueRow, StoreError> {
 }
 
 /// Sort key of a row: what follows it is greater.
-struct Cursor {
-    urgency: i64,
-    due: i64,
-    created: i64,
-    id: Uuid,
+pub(super) struct Cursor {
+    pub(super) urgency: i64,
+    pub(super) due: i64,
+    pub(super) created: i64,
+    pub(super) id: Uuid,
 }
 
 impl Cursor {
-    fn to_text(&self) -> String {
+    pub(super) fn to_text(&self) -> String {
         format!("{}.{}.{}.{}", self.urgency, self.due, self.created, self.id)
     }
 
-    fn parse(text: &str) -> Result<Self, StoreError> {
+    pub(super) fn parse(text: &str) -> Result<Self, StoreError> {
         let parse = || {
             let mut parts = text.split('.');
             let mut number = || parts.next()?.parse::<i64>().ok();

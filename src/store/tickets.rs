@@ -1,5 +1,7 @@
 //! Requests and their messages: accepted once, kept for ever.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -107,7 +109,8 @@ impl Store {
 
     /// Adds a message to a ticket. It is on disk when this returns.
     ///
-    /// - A customer's message reopens the ticket (state `Received`) and makes its open drafts superseded.
+    /// - A customer's message reopens the ticket (state `Received`; `Escalated` while a person has taken the conversation
+    ///   over), ends its snooze and makes its open drafts superseded.
     /// - An agent's message goes to the customer (outbox), answers the ticket and supersedes its open drafts.
     /// - A note changes nothing else.
     ///
@@ -134,6 +137,7 @@ impl Store {
         let message = insert_message(&mut tx, ticket_id, author, body, now).await?;
         keep_key(&mut tx, &scope, idempotency.as_ref(), &message, now).await?;
         let state = match author {
+            Author::Customer if taken_over(&mut tx, ticket_id).await? => TicketState::Escalated,
             Author::Customer => TicketState::Received,
             Author::Agent => TicketState::Answered,
             Author::Respondo | Author::Note => before.state,
@@ -141,8 +145,14 @@ impl Store {
         if author != Author::Note {
             supersede_drafts(&mut tx, ticket_id).await?;
         }
+        if author == Author::Customer {
+            sqlx::query("UPDATE tickets SET snoozed_until = NULL WHERE id = ?")
+                .bind(ticket_id.to_string())
+                .execute(&mut *tx)
+                .await?;
+        }
         if author == Author::Agent {
-            outbox::insert(&mut tx, &message, &format!("message/{}", message.id), now).await?;
+            outbox::insert(&mut tx, &message, &format!("message/{}", message.id), now, Duration::ZERO).await?;
         }
         set_state(&mut tx, ticket_id, state, now).await?;
         let detail = json!({ "from": before.state, "to": state, "bytes": message.body.len() });
@@ -273,6 +283,13 @@ pub(super) async fn insert_message(
     .execute(conn)
     .await?;
     Ok(message)
+}
+
+/// True while a person has the conversation.
+async fn taken_over(conn: &mut SqliteConnection, ticket_id: Uuid) -> Result<bool, StoreError> {
+    let row =
+        sqlx::query("SELECT taken_over FROM tickets WHERE id = ?").bind(ticket_id.to_string()).fetch_one(conn).await?;
+    Ok(rows::integer(&row, "taken_over")? != 0)
 }
 
 pub(super) async fn set_state(

@@ -4,12 +4,14 @@
 //! folder say so and pass; `respondo models pull` fetches it. Nothing here reaches beyond 127.0.0.1.
 
 mod bad_input;
+mod browser;
 mod cli;
 mod crash;
 mod damage;
 mod desk;
 mod eval;
 mod http;
+mod pages;
 mod quality;
 mod support;
 mod writing;

@@ -315,7 +315,15 @@ mod tests {
         store.finish(ticket, work).await.expect("finished");
         let final_text = final_text.map(str::to_owned);
         let note = Some("call +34 600 123 456".into());
-        let action = ReviewAction { outcome, final_text, note, agent: None, skill: None, remember: None };
+        let action = ReviewAction {
+            outcome,
+            final_text,
+            note,
+            agent: None,
+            skill: None,
+            remember: None,
+            hold: std::time::Duration::ZERO,
+        };
         store.resolve_draft(draft_id, action).await.expect("resolved");
         ticket
     }

@@ -116,7 +116,15 @@ fn work(accepted: &Accepted, state: TicketState) -> FinishedWork {
 
 fn review(outcome: Outcome, final_text: Option<&str>) -> ReviewAction {
     let final_text = final_text.map(str::to_owned);
-    ReviewAction { outcome, final_text, note: None, agent: Some("marta".into()), skill: None, remember: None }
+    ReviewAction {
+        outcome,
+        final_text,
+        note: None,
+        agent: Some("marta".into()),
+        skill: None,
+        remember: None,
+        hold: std::time::Duration::ZERO,
+    }
 }
 
 fn item(id: &str, solution: &str) -> MemoryItem {

@@ -1,6 +1,8 @@
 //! What the tests share: a memory filled once, commands, services, and a client that stays on this machine.
 
+mod browser;
 mod client;
+mod desk;
 mod service;
 
 use std::fs::File;
@@ -14,7 +16,9 @@ use respondo::inference::CHAT_MODEL;
 use respondo::models::{Manifest, ModelStore, Status, default_cache_dir};
 use serde_json::Value;
 
+pub use browser::{DARK, Driver, ENGLISH, Look, PHONE, SPANISH, Window};
 pub use client::{Client, Event, Reply, encode, ids as found_ids};
+pub use desk::{Desk, PASSWORD, post_form, setup_token};
 pub use service::{Service, shared};
 
 /// The sample requests that are not in the memory.

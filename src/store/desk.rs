@@ -1,0 +1,226 @@
+//! The queue as the desk's page shows it.
+
+use serde_json::Value;
+use sqlx::sqlite::SqliteRow;
+use sqlx::{QueryBuilder, Row, Sqlite};
+use uuid::Uuid;
+
+use super::handling::{Handling, handling};
+use super::queue::{Cursor, NO_DUE_TIME, UNJUDGED_URGENCY};
+use super::rows::{self, level_of, name_of, now_ms};
+use super::{Store, StoreError};
+use crate::ticket::{Action, Difficulty, Language, Ticket, TicketState, Urgency};
+
+/// Words of a search that are looked at.
+const SEARCH_WORDS: usize = 12;
+
+/// Whose tickets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// What this person has.
+    Mine(Uuid),
+    /// What waits for the team and nobody has hidden.
+    Team,
+    /// Everything, answered tickets too, newest change first.
+    All,
+}
+
+/// Which tickets the page shows.
+#[derive(Clone, Debug)]
+pub struct DeskFilter {
+    pub scope: Scope,
+    pub urgency: Option<Urgency>,
+    pub difficulty: Option<Difficulty>,
+    pub action: Option<Action>,
+    /// ISO 639-1 code.
+    pub language: Option<Language>,
+    pub channel: Option<String>,
+    /// Words in subject or messages, all of them; the beginning of a word is enough.
+    pub search: Option<String>,
+    /// Only tickets with a draft that waits for an agent.
+    pub with_draft: bool,
+    pub limit: u32,
+    /// [`DeskRow::cursor`] of the last row already seen.
+    pub cursor: Option<String>,
+}
+
+/// A line of the queue.
+#[derive(Clone, Debug)]
+pub struct DeskRow {
+    pub ticket: Ticket,
+    pub handling: Handling,
+    /// The latest decision.
+    pub action: Option<Action>,
+    pub draft_id: Option<Uuid>,
+    /// The customer's words that decided about the urgency.
+    pub words: Vec<String>,
+    /// The beginning of the last message of the customer, for tickets without a subject.
+    pub says: String,
+    pub cursor: String,
+}
+
+/// Counters above the queue.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DeskCounts {
+    pub mine: u64,
+    pub team: u64,
+    pub critical: u64,
+    pub overdue: u64,
+    pub with_draft: u64,
+}
+
+const WAITING: [TicketState; 3] = [TicketState::Received, TicketState::Review, TicketState::Escalated];
+
+impl Store {
+    /// Lines of the queue: by urgency, then by the time left, then by age; difficulty has no say in it. For
+    /// [`Scope::All`] the latest change comes first.
+    pub async fn desk_rows(&self, filter: &DeskFilter) -> Result<Vec<DeskRow>, StoreError> {
+        // The ids in order first, cheaply; texts and judgements of those alone.
+        let mut query = QueryBuilder::<Sqlite>::new("WITH keys AS (SELECT id, ");
+        match filter.scope {
+            Scope::All => query.push("0 AS sort_urgency, -updated_at AS sort_due, 0 AS sort_created"),
+            _ => {
+                query
+                    .push("COALESCE(urgency, ")
+                    .push_bind(UNJUDGED_URGENCY)
+                    .push(") AS sort_urgency, COALESCE(due_at, ");
+                query.push_bind(NO_DUE_TIME).push(") AS sort_due, created_at AS sort_created")
+            }
+        };
+        query.push(" FROM tickets WHERE 1 = 1");
+        push_conditions(&mut query, filter)?;
+        query.push("), listed AS (SELECT * FROM keys");
+        if let Some(cursor) = &filter.cursor {
+            let cursor = Cursor::parse(cursor)?;
+            query.push(" WHERE (sort_urgency, sort_due, sort_created, id) > (").push_bind(cursor.urgency);
+            query.push(", ").push_bind(cursor.due).push(", ").push_bind(cursor.created);
+            query.push(", ").push_bind(cursor.id.to_string()).push(")");
+        }
+        query.push(" ORDER BY sort_urgency, sort_due, sort_created, id LIMIT ").push_bind(filter.limit);
+        query.push(
+            ") SELECT t.*, l.sort_urgency, l.sort_due, l.sort_created, a.name AS assignee_name, \
+             (SELECT d.action FROM decisions d WHERE d.ticket_id = t.id ORDER BY d.position DESC LIMIT 1) AS action, \
+             (SELECT f.id FROM drafts f WHERE f.ticket_id = t.id AND f.status = 'open' LIMIT 1) AS draft_id, \
+             (SELECT json_extract(r.triage, '$.urgency.words') FROM triages r WHERE r.ticket_id = t.id \
+              ORDER BY r.position DESC LIMIT 1) AS words, \
+             (SELECT substr(m.body, 1, 300) FROM messages m WHERE m.ticket_id = t.id AND m.author = 'customer' \
+              ORDER BY m.position DESC LIMIT 1) AS says \
+             FROM listed l JOIN tickets t ON t.id = l.id LEFT JOIN agents a ON a.id = t.assignee \
+             ORDER BY l.sort_urgency, l.sort_due, l.sort_created, l.id",
+        );
+        let found = query.build().fetch_all(&self.reader).await?;
+        found.iter().map(desk_row).collect()
+    }
+
+    /// The counters above the queue, for this person.
+    pub async fn desk_counts(&self, agent: Uuid) -> Result<DeskCounts, StoreError> {
+        let states = WAITING.iter().map(name_of).collect::<Result<Vec<_>, _>>()?;
+        let [received, review, escalated] = [&states[0], &states[1], &states[2]];
+        let now = now_ms();
+        let row = sqlx::query(
+            "SELECT COUNT(*) AS team, COALESCE(SUM(urgency = 1), 0) AS critical, COALESCE(SUM(due_at < ?), 0) AS overdue, \
+                    COALESCE(SUM(assignee = ?), 0) AS mine, COALESCE(SUM(state = ?), 0) AS with_draft \
+             FROM tickets WHERE state IN (?, ?, ?) AND (snoozed_until IS NULL OR snoozed_until <= ?)",
+        )
+        .bind(now)
+        .bind(agent.to_string())
+        .bind(review)
+        .bind(received)
+        .bind(review)
+        .bind(escalated)
+        .bind(now)
+        .fetch_one(&self.reader)
+        .await?;
+        Ok(DeskCounts {
+            mine: rows::count(&row, "mine")?,
+            team: rows::count(&row, "team")?,
+            critical: rows::count(&row, "critical")?,
+            overdue: rows::count(&row, "overdue")?,
+            with_draft: rows::count(&row, "with_draft")?,
+        })
+    }
+
+    /// Other tickets of the same customer, newest first.
+    pub async fn tickets_of_customer(&self, ticket: &Ticket, limit: u32) -> Result<Vec<Ticket>, StoreError> {
+        let Some(customer) = &ticket.customer else { return Ok(Vec::new()) };
+        let found =
+            sqlx::query("SELECT * FROM tickets WHERE customer = ? AND id <> ? ORDER BY created_at DESC LIMIT ?")
+                .bind(customer)
+                .bind(ticket.id.to_string())
+                .bind(limit)
+                .fetch_all(&self.reader)
+                .await?;
+        found.iter().map(rows::ticket).collect()
+    }
+}
+
+fn push_conditions(query: &mut QueryBuilder<'_, Sqlite>, filter: &DeskFilter) -> Result<(), StoreError> {
+    if filter.scope != Scope::All {
+        query.push(" AND state IN (");
+        let mut states = query.separated(", ");
+        for state in WAITING {
+            states.push_bind(name_of(&state)?);
+        }
+        query.push(") AND (snoozed_until IS NULL OR snoozed_until <= ").push_bind(now_ms()).push(")");
+    }
+    if let Scope::Mine(agent) = filter.scope {
+        query.push(" AND assignee = ").push_bind(agent.to_string());
+    }
+    if let Some(urgency) = filter.urgency {
+        query.push(" AND urgency = ").push_bind(level_of(urgency));
+    }
+    if let Some(difficulty) = filter.difficulty {
+        query.push(" AND difficulty = ").push_bind(level_of(difficulty));
+    }
+    if let Some(action) = &filter.action {
+        query.push(
+            " AND (SELECT d.action FROM decisions d WHERE d.ticket_id = tickets.id ORDER BY d.position DESC LIMIT 1) = ",
+        );
+        query.push_bind(name_of(action)?);
+    }
+    if let Some(language) = &filter.language {
+        query.push(" AND language = ").push_bind(language.code().to_owned());
+    }
+    if let Some(channel) = &filter.channel {
+        query.push(" AND channel = ").push_bind(channel.clone());
+    }
+    if filter.with_draft {
+        query.push(" AND state = ").push_bind(name_of(&TicketState::Review)?);
+    }
+    if let Some(words) = filter.search.as_deref().and_then(match_expression) {
+        for word in words {
+            query.push(" AND id IN (SELECT ticket_id FROM ticket_words WHERE ticket_words MATCH ");
+            query.push_bind(word).push(")");
+        }
+    }
+    Ok(())
+}
+
+/// One FTS5 expression per word: the word quoted, with its beginning enough. None where there is no word.
+fn match_expression(search: &str) -> Option<Vec<String>> {
+    let words = search.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty());
+    let words: Vec<String> = words.take(SEARCH_WORDS).map(|word| format!("\"{word}\"*")).collect();
+    (!words.is_empty()).then_some(words)
+}
+
+fn desk_row(row: &SqliteRow) -> Result<DeskRow, StoreError> {
+    let ticket = rows::ticket(row)?;
+    let cursor = Cursor {
+        urgency: rows::integer(row, "sort_urgency")?,
+        due: rows::integer(row, "sort_due")?,
+        created: rows::integer(row, "sort_created")?,
+        id: ticket.id,
+    };
+    let action: Option<String> = row.try_get("action")?;
+    let words = rows::optional_text(row, "words")?.and_then(|words| serde_json::from_str::<Value>(&words).ok());
+    let words = words.as_ref().and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str);
+    Ok(DeskRow {
+        handling: handling(row)?,
+        action: action.map(rows::from_name).transpose()?,
+        draft_id: rows::optional_id(row, "draft_id")?,
+        words: words.map(str::to_owned).collect(),
+        says: rows::optional_text(row, "says")?.unwrap_or_default(),
+        cursor: cursor.to_text(),
+        ticket,
+    })
+}

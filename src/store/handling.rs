@@ -1,0 +1,329 @@
+//! What agents do with tickets beside deciding about drafts: take over, give back, snooze, correct, write, take back.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use sqlx::sqlite::{SqliteConnection, SqliteRow};
+use uuid::Uuid;
+
+use super::rows::{self, level_of, load_ticket, name_of, now_ms};
+use super::tickets::{audit_message, insert_message, set_state, supersede_drafts};
+use super::{Audit, Store, StoreError, outbox, write_audit};
+use crate::ticket::{Author, Class, Difficulty, Message, Ticket, TicketState, Urgency};
+
+/// Who has a ticket, and how.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Handling {
+    pub assignee: Option<Uuid>,
+    /// Name of the assignee.
+    pub assignee_name: Option<String>,
+    /// A person has the conversation: nothing is drafted or sent by itself.
+    pub taken_over: bool,
+    /// Not shown in the queue until then.
+    pub snoozed_until: Option<Timestamp>,
+    /// The skill it was escalated to.
+    pub skill: Option<String>,
+}
+
+/// A judgement that a person sets right.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Correction {
+    Urgency(Urgency),
+    Difficulty(Difficulty),
+}
+
+/// What a customer says about the answer with one tap.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Feedback {
+    NotHelped,
+    Person,
+    Urgent,
+}
+
+/// A person at the desk, as records name them.
+#[derive(Clone, Copy, Debug)]
+pub struct Person<'a> {
+    pub id: Uuid,
+    pub name: &'a str,
+}
+
+impl Store {
+    /// Who has the ticket, and how.
+    pub async fn handling(&self, ticket: Uuid) -> Result<Handling, StoreError> {
+        let row = sqlx::query(
+            "SELECT t.assignee, t.taken_over, t.snoozed_until, t.skill, a.name AS assignee_name \
+             FROM tickets t LEFT JOIN agents a ON a.id = t.assignee WHERE t.id = ?",
+        )
+        .bind(ticket.to_string())
+        .fetch_optional(&self.reader)
+        .await?;
+        handling(&row.ok_or_else(|| StoreError::NotFound(format!("ticket {ticket}")))?)
+    }
+
+    /// A person takes the conversation: nothing is drafted or sent by itself until it is given back. An open draft stays
+    /// for them to use.
+    ///
+    /// # Errors
+    /// [`StoreError::Conflict`] when somebody else has it.
+    pub async fn take_over(&self, ticket: Uuid, person: Person<'_>) -> Result<Ticket, StoreError> {
+        let mut tx = self.write().await?;
+        let before = load_ticket(&mut tx, ticket).await?;
+        let row = sqlx::query(
+            "SELECT t.taken_over, t.assignee, a.name AS assignee_name, t.snoozed_until, t.skill \
+             FROM tickets t LEFT JOIN agents a ON a.id = t.assignee WHERE t.id = ?",
+        )
+        .bind(ticket.to_string())
+        .fetch_one(&mut *tx)
+        .await?;
+        let has = handling(&row)?;
+        if has.taken_over && has.assignee != Some(person.id) {
+            let name = has.assignee_name.unwrap_or_default();
+            return Err(StoreError::Conflict(format!("{name} has taken this conversation over")));
+        }
+        let now = now_ms();
+        sqlx::query("UPDATE tickets SET assignee = ?, taken_over = 1, snoozed_until = NULL WHERE id = ?")
+            .bind(person.id.to_string())
+            .bind(ticket.to_string())
+            .execute(&mut *tx)
+            .await?;
+        if before.state != TicketState::Answered {
+            set_state(&mut tx, ticket, TicketState::Escalated, now).await?;
+        }
+        audit(&mut tx, person.name, "taken over", ticket, json!({ "from": before.state }), now).await?;
+        let after = load_ticket(&mut tx, ticket).await?;
+        tx.commit().await?;
+        Ok(after)
+    }
+
+    /// Gives the conversation back: it is worked on anew when the customer's last message has no answer.
+    pub async fn give_back(&self, ticket: Uuid, person: Person<'_>) -> Result<Ticket, StoreError> {
+        let mut tx = self.write().await?;
+        let before = load_ticket(&mut tx, ticket).await?;
+        let now = now_ms();
+        sqlx::query("UPDATE tickets SET assignee = NULL, taken_over = 0 WHERE id = ?")
+            .bind(ticket.to_string())
+            .execute(&mut *tx)
+            .await?;
+        let last = sqlx::query(
+            "SELECT author FROM messages WHERE ticket_id = ? AND author <> ? ORDER BY position DESC LIMIT 1",
+        )
+        .bind(ticket.to_string())
+        .bind(name_of(&Author::Note)?)
+        .fetch_optional(&mut *tx)
+        .await?;
+        let waits = last.map(|row| rows::named::<Author>(&row, "author")).transpose()? != Some(Author::Agent);
+        if waits {
+            supersede_drafts(&mut tx, ticket).await?;
+            set_state(&mut tx, ticket, TicketState::Received, now).await?;
+        }
+        audit(&mut tx, person.name, "given back", ticket, json!({ "from": before.state }), now).await?;
+        let after = load_ticket(&mut tx, ticket).await?;
+        tx.commit().await?;
+        Ok(after)
+    }
+
+    /// Hides a ticket from the queue until a time, or shows it again.
+    pub async fn snooze(&self, ticket: Uuid, until: Option<Timestamp>, by: &str) -> Result<(), StoreError> {
+        let mut tx = self.write().await?;
+        load_ticket(&mut tx, ticket).await?;
+        let now = now_ms();
+        sqlx::query("UPDATE tickets SET snoozed_until = ? WHERE id = ?")
+            .bind(until.map(|until| until.as_millisecond()))
+            .bind(ticket.to_string())
+            .execute(&mut *tx)
+            .await?;
+        audit(&mut tx, by, "snoozed", ticket, json!({ "until": until }), now).await?;
+        tx.commit().await?;
+        Ok(())
+    }
+
+    /// Sets a judgement right; the correction is kept to learn from.
+    pub async fn correct(&self, ticket: Uuid, correction: Correction, by: &str) -> Result<Ticket, StoreError> {
+        let mut tx = self.write().await?;
+        let before = load_ticket(&mut tx, ticket).await?;
+        let (judgement, was, became, update) = match correction {
+            Correction::Urgency(now) => (
+                "urgency",
+                before.urgency.map(level_of),
+                level_of(now),
+                "UPDATE tickets SET urgency = ?, updated_at = ? WHERE id = ?",
+            ),
+            Correction::Difficulty(now) => (
+                "difficulty",
+                before.difficulty.map(level_of),
+                level_of(now),
+                "UPDATE tickets SET difficulty = ?, updated_at = ? WHERE id = ?",
+            ),
+        };
+        let now = now_ms();
+        sqlx::query(update).bind(became).bind(now).bind(ticket.to_string()).execute(&mut *tx).await?;
+        sqlx::query(
+            "INSERT INTO corrections (ticket_id, judgement, was, became, corrector, created_at) VALUES (?, ?, ?, ?, ?, ?)",
+        )
+        .bind(ticket.to_string())
+        .bind(judgement)
+        .bind(was)
+        .bind(became)
+        .bind(by)
+        .bind(now)
+        .execute(&mut *tx)
+        .await?;
+        let detail = json!({ "judgement": judgement, "was": was, "became": became });
+        audit(&mut tx, by, "corrected", ticket, detail, now).await?;
+        let after = load_ticket(&mut tx, ticket).await?;
+        tx.commit().await?;
+        Ok(after)
+    }
+
+    /// An agent writes to the customer without a draft. The message waits for `hold` before it goes out, so that it can
+    /// be taken back; open drafts are superseded.
+    pub async fn write_as_agent(
+        &self,
+        ticket: Uuid,
+        text: String,
+        person: Person<'_>,
+        hold: Duration,
+    ) -> Result<(Ticket, Message), StoreError> {
+        let mut tx = self.write().await?;
+        load_ticket(&mut tx, ticket).await?;
+        let now = now_ms();
+        let message = insert_message(&mut tx, ticket, Author::Agent, text, now).await?;
+        sign(&mut tx, &message, person.name).await?;
+        supersede_drafts(&mut tx, ticket).await?;
+        outbox::insert(&mut tx, &message, &format!("message/{}", message.id), now, hold).await?;
+        set_state(&mut tx, ticket, TicketState::Answered, now).await?;
+        let detail = json!({ "automatic": false, "bytes": message.body.len() });
+        audit_message(&mut tx, person.name, "reply queued", &message, detail, now).await?;
+        let after = load_ticket(&mut tx, ticket).await?;
+        tx.commit().await?;
+        Ok((after, message))
+    }
+
+    /// An internal note under a person's name; the customer never sees it.
+    pub async fn add_note(&self, ticket: Uuid, text: String, by: &str) -> Result<Message, StoreError> {
+        let mut tx = self.write().await?;
+        load_ticket(&mut tx, ticket).await?;
+        let now = now_ms();
+        let message = insert_message(&mut tx, ticket, Author::Note, text, now).await?;
+        sign(&mut tx, &message, by).await?;
+        audit_message(&mut tx, by, "message added", &message, json!({ "bytes": message.body.len() }), now).await?;
+        tx.commit().await?;
+        Ok(message)
+    }
+
+    /// Takes a reply back that has not gone out yet, with its outcome: the draft is open again. Gives the ticket and
+    /// the text that was about to be sent.
+    ///
+    /// # Errors
+    /// [`StoreError::Conflict`] when it has gone out.
+    pub async fn take_back(&self, message: Uuid, by: &str) -> Result<(Ticket, String), StoreError> {
+        let mut tx = self.write().await?;
+        let row = sqlx::query(
+            "SELECT o.id, o.ticket_id, o.idempotency_key, m.body FROM outbox o JOIN messages m ON m.id = o.message_id \
+             WHERE o.message_id = ? AND o.status = 'pending' AND o.attempts = 0 AND o.not_before > ? AND m.author = ?",
+        )
+        .bind(message.to_string())
+        .bind(now_ms())
+        .bind(name_of(&Author::Agent)?)
+        .fetch_optional(&mut *tx)
+        .await?
+        .ok_or_else(|| StoreError::Conflict("the reply is on its way; it cannot be taken back any more".to_owned()))?;
+        let (ticket, body) = (rows::id(&row, "ticket_id")?, rows::text(&row, "body")?);
+        sqlx::query("DELETE FROM outbox WHERE message_id = ?").bind(message.to_string()).execute(&mut *tx).await?;
+        sqlx::query("DELETE FROM messages WHERE id = ?").bind(message.to_string()).execute(&mut *tx).await?;
+        let now = now_ms();
+        let key = rows::text(&row, "idempotency_key")?;
+        let mut state = TicketState::Escalated;
+        if let Some(draft) = key.strip_prefix("draft/") {
+            sqlx::query("DELETE FROM outcomes WHERE draft_id = ?").bind(draft).execute(&mut *tx).await?;
+            sqlx::query("UPDATE drafts SET status = 'open' WHERE id = ? AND status = 'resolved'")
+                .bind(draft)
+                .execute(&mut *tx)
+                .await?;
+            state = TicketState::Review;
+        }
+        set_state(&mut tx, ticket, state, now).await?;
+        audit(&mut tx, by, "reply taken back", ticket, json!({ "message": message }), now).await?;
+        let after = load_ticket(&mut tx, ticket).await?;
+        tx.commit().await?;
+        Ok((after, body))
+    }
+
+    /// A customer taps on what is wrong: the ticket goes to a person, unless all that was wrong is its urgency.
+    pub async fn take_feedback(&self, ticket: Uuid, feedback: Feedback) -> Result<Ticket, StoreError> {
+        let mut tx = self.write().await?;
+        let before = load_ticket(&mut tx, ticket).await?;
+        let now = now_ms();
+        let stays = feedback == Feedback::Urgent || before.state == TicketState::Review;
+        if !stays {
+            set_state(&mut tx, ticket, TicketState::Escalated, now).await?;
+        }
+        audit(&mut tx, "customer", "feedback", ticket, json!({ "feedback": feedback, "from": before.state }), now)
+            .await?;
+        let after = load_ticket(&mut tx, ticket).await?;
+        tx.commit().await?;
+        Ok(after)
+    }
+
+    /// Names of the agents who wrote a ticket's messages, by message.
+    pub async fn signatures(&self, ticket: Uuid) -> Result<Vec<(Uuid, String)>, StoreError> {
+        let found = sqlx::query("SELECT id, agent FROM messages WHERE ticket_id = ? AND agent IS NOT NULL")
+            .bind(ticket.to_string())
+            .fetch_all(&self.reader)
+            .await?;
+        found.iter().map(|row| Ok((rows::id(row, "id")?, rows::text(row, "agent")?))).collect()
+    }
+
+    /// Replies of agents that have not gone out yet, with the time until which they can be taken back.
+    pub async fn held_replies(&self, ticket: Uuid) -> Result<Vec<(Uuid, Timestamp)>, StoreError> {
+        let found = sqlx::query(
+            "SELECT message_id, not_before FROM outbox \
+             WHERE ticket_id = ? AND status = 'pending' AND attempts = 0 AND not_before > ?",
+        )
+        .bind(ticket.to_string())
+        .bind(now_ms())
+        .fetch_all(&self.reader)
+        .await?;
+        found.iter().map(|row| Ok((rows::id(row, "message_id")?, rows::time(row, "not_before")?))).collect()
+    }
+}
+
+/// Puts a person's name under a message.
+pub(super) async fn sign(conn: &mut SqliteConnection, message: &Message, name: &str) -> Result<(), StoreError> {
+    sqlx::query("UPDATE messages SET agent = ? WHERE id = ?")
+        .bind(name)
+        .bind(message.id.to_string())
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
+pub(super) fn handling(row: &SqliteRow) -> Result<Handling, StoreError> {
+    Ok(Handling {
+        assignee: rows::optional_id(row, "assignee")?,
+        assignee_name: rows::optional_text(row, "assignee_name")?,
+        taken_over: rows::integer(row, "taken_over")? != 0,
+        snoozed_until: rows::optional_time(row, "snoozed_until")?,
+        skill: rows::optional_text(row, "skill")?,
+    })
+}
+
+async fn audit(
+    conn: &mut SqliteConnection,
+    actor: &str,
+    action: &str,
+    ticket: Uuid,
+    detail: serde_json::Value,
+    now: i64,
+) -> Result<(), StoreError> {
+    write_audit(conn, Audit { actor, action, ticket_id: Some(ticket), subject: None, detail }, now).await
+}
+
+/// The class one step more urgent; the most urgent stays.
+pub fn more_urgent(urgency: Option<Urgency>) -> Urgency {
+    let index = urgency.map_or(1, |urgency| urgency.index().saturating_sub(1));
+    Urgency::ALL.get(index).copied().unwrap_or(Urgency::Critical)
+}

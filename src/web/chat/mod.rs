@@ -1,0 +1,40 @@
+//! The customers' side: one conversation behind a signed link, alone in a tab or inside another site's page.
+
+pub mod conversation;
+pub mod feedback;
+pub mod hours;
+pub mod stream;
+
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::http::{HeaderValue, header};
+use axum::middleware::Next;
+use axum::response::Response;
+use axum::routing::{get, post};
+
+use super::{POLICY, common_headers};
+use crate::http::AppState;
+
+/// The chat's routes.
+pub fn router() -> Router<AppState> {
+    Router::new()
+        .route("/chat", get(conversation::start_page).post(conversation::start))
+        .route("/chat/{token}", get(conversation::page))
+        .route("/chat/{token}/messages", post(conversation::say))
+        .route("/chat/{token}/typing", post(conversation::typing))
+        .route("/chat/{token}/feedback", post(feedback::give))
+        .route("/chat/{token}/events", get(stream::follow))
+        .route("/chat/{token}/transcript", get(conversation::transcript))
+}
+
+/// Headers of the chat's pages: only the sites that the settings name may frame them.
+pub async fn headers(State(state): State<AppState>, request: Request, next: Next) -> Response {
+    let mut response = next.run(request).await;
+    let sites = state.pipeline.settings.chat.sites.join(" ");
+    let sites = if sites.is_empty() { "'none'".to_owned() } else { format!("'self' {sites}") };
+    if let Ok(policy) = HeaderValue::try_from(format!("{POLICY}; frame-ancestors {sites}")) {
+        response.headers_mut().insert(header::CONTENT_SECURITY_POLICY, policy);
+    }
+    common_headers(&mut response);
+    response
+}

@@ -1,0 +1,294 @@
+//! What an agent does with a ticket. Every action is a form; nothing that was typed is lost when it is refused.
+
+use std::time::Duration;
+
+use axum::Form;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Redirect, Response};
+use jiff::{SignedDuration, Timestamp};
+use serde::Deserialize;
+use serde_json::json;
+use uuid::Uuid;
+
+use super::queue::class_named;
+use super::ticket::{next_in_line, with_problem};
+use crate::http::AppState;
+use crate::review;
+use crate::store::{Correction, ReviewAction, StoreError};
+use crate::ticket::{Outcome, Ticket, TicketState};
+use crate::web::page::PageError;
+use crate::web::session::SignedIn;
+
+/// A reply can be taken back for this long after it was sent.
+pub const HOLD: Duration = Duration::from_secs(10);
+/// Longest reply, note or reason, in bytes.
+const LONGEST: usize = 65_536;
+/// Longest snooze.
+const LONGEST_SNOOZE_HOURS: i64 = 24 * 30;
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+pub struct ReviewForm {
+    csrf: String,
+    /// The reply as it was edited, the question that is asked, or the reason of a rejection.
+    text: String,
+    note: String,
+    skill: String,
+}
+
+/// Approves, edits, rejects or escalates a draft and goes on to the next ticket.
+pub async fn review(
+    signed_in: SignedIn,
+    State(state): State<AppState>,
+    Path((draft, action)): Path<(Uuid, String)>,
+    Form(form): Form<ReviewForm>,
+) -> Result<Response, PageError> {
+    signed_in.check(&form.csrf)?;
+    let (ticket, record) = state.pipeline.store.draft(draft).await?;
+    let text = form.text.replace("\r\n", "\n");
+    let unchanged = text.trim() == record.draft.text.trim();
+    let (outcome, done) = match action.as_str() {
+        "approve" => (Outcome::Approved, "sent"),
+        // Nothing was changed: it is approved as it is.
+        "edit" if unchanged => (Outcome::Approved, "sent"),
+        "edit" => (Outcome::Edited, "sent"),
+        "reject" => (Outcome::Rejected, "rejected"),
+        "escalate" => (Outcome::Escalated, "escalated"),
+        _ => return Err(PageError::not_found(signed_in.t.error_no_action)),
+    };
+    if let Some(problem) = too_long(&signed_in, &[&text, &form.note, &form.skill]) {
+        return with_problem(&state, &signed_in, ticket, problem, None).await;
+    }
+    if outcome == Outcome::Edited && text.trim().is_empty() {
+        let problem = signed_in.t.error_empty_reply.to_owned();
+        return with_problem(&state, &signed_in, ticket, problem, None).await;
+    }
+    if outcome == Outcome::Escalated && form.skill.trim().is_empty() {
+        return with_problem(&state, &signed_in, ticket, signed_in.t.error_no_skill.to_owned(), None).await;
+    }
+    let some = |text: &str| Some(text.trim().to_owned()).filter(|text| !text.is_empty());
+    let note = if outcome == Outcome::Rejected { some(&text) } else { some(&form.note) };
+    let edited = (outcome == Outcome::Edited).then(|| text.clone());
+    let sends = matches!(outcome, Outcome::Approved | Outcome::Edited);
+    let action = ReviewAction {
+        outcome,
+        final_text: edited.clone(),
+        note,
+        agent: Some(signed_in.agent.name.clone()),
+        skill: some(&form.skill).filter(|_| outcome == Outcome::Escalated),
+        remember: None,
+        hold: if sends { HOLD } else { Duration::ZERO },
+    };
+    match review::resolve(&state.pipeline, &state.indexer, draft, action).await {
+        Ok(result) => {
+            state.worker.outbox_due_in(HOLD);
+            to_next(&state, &signed_in, ticket, done, result.message.map(|message| message.id)).await
+        }
+        Err(error @ StoreError::Conflict(_)) => {
+            let problem = somebody_was_faster(&state, &signed_in, draft, &error).await;
+            with_problem(&state, &signed_in, ticket, problem, edited).await
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Who was faster, in words.
+async fn somebody_was_faster(state: &AppState, signed_in: &SignedIn, draft: Uuid, error: &StoreError) -> String {
+    let resolved = state.pipeline.store.resolved_by(draft).await;
+    match resolved {
+        Ok(Some(name)) => signed_in.t.error_faster.replace("{name}", &name),
+        _ => format!("{} ({error})", signed_in.t.error_moved_on),
+    }
+}
+
+#[derive(Deserialize)]
+pub struct TextForm {
+    csrf: String,
+    text: String,
+}
+
+/// Writes to the customer without a draft.
+pub async fn reply(
+    signed_in: SignedIn,
+    State(state): State<AppState>,
+    Path(id): Path<Uuid>,
+    Form(form): Form<TextForm>,
+) -> Result<Response, PageError> {
+    signed_in.check(&form.csrf)?;
+    let text = form.text.replace("\r\n", "\n");
+    if text.trim().is_empty() || text.len() > LONGEST {
+        let problem = too_long(&signed_in, &[&text]).unwrap_or_else(|| signed_in.t.error_empty_reply.to_owned());
+        return with_problem(&state, &signed_in, id, problem, None).await;
+    }
+    let (ticket, message) = state.pipeline.store.write_as_agent(id, text, signed_in.person(), HOLD).await?;
+    state.worker.stop(id);
+    state.worker.outbox_due_in(HOLD);
+    tell(&state, &ticket, "changed", &signed_in, "reply").await?;
+    Ok(Redirect::to(&format!("/desk/tickets/{id}?done=sent&undo={}", message.id)).into_response())
+}
+
+/// Writes an internal note.
+pub async fn note(
+    signed_in: SignedIn,
+    State(state): State<AppState>,
+    Path(id): Path<Uuid>,
+    Form(form): Form<TextForm>,
+) -> Result<Response, PageError> {
+    signed_in.check(&form.csrf)?;
+    if form.text.trim().is_empty() || form.text.len() > LONGEST {
+        let problem = too_long(&signed_in, &[&form.text]).unwrap_or_else(|| signed_in.t.error_empty_note.to_owned());
+        return with_problem(&state, &signed_in, id, problem, None).await;
+    }
+    state.pipeline.store.add_note(id, form.text.replace("\r\n", "\n"), &signed_in.agent.name).await?;
+    let ticket = state.pipeline.store.ticket(id).await?;
+    tell(&state, &ticket, "changed", &signed_in, "note").await?;
+    Ok(back_to(id, "noted"))
+}
+
+#[derive(Deserialize)]
+pub struct PlainForm {
+    csrf: String,
+}
+
+/// Takes the conversation over: Respondo falls silent.
+pub async fn take_over(
+    signed_in: SignedIn,
+    State(state): State<AppState>,
+    Path(id): Path<Uuid>,
+    Form(form): Form<PlainForm>,
+) -> Result<Response, PageError> {
+    signed_in.check(&form.csrf)?;
+    match state.pipeline.store.take_over(id, signed_in.person()).await {
+        Ok(ticket) => {
+            state.worker.stop(id);
+            tell(&state, &ticket, "taken", &signed_in, "take over").await?;
+            Ok(back_to(id, "taken"))
+        }
+        Err(StoreError::Conflict(problem)) => with_problem(&state, &signed_in, id, problem, None).await,
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Gives the conversation back.
+pub async fn give_back(
+    signed_in: SignedIn,
+    State(state): State<AppState>,
+    Path(id): Path<Uuid>,
+    Form(form): Form<PlainForm>,
+) -> Result<Response, PageError> {
+    signed_in.check(&form.csrf)?;
+    let ticket = state.pipeline.store.give_back(id, signed_in.person()).await?;
+    tell(&state, &ticket, "given_back", &signed_in, "give back").await?;
+    if ticket.state == TicketState::Received {
+        state.worker.work_on(id);
+    }
+    Ok(back_to(id, "given_back"))
+}
+
+#[derive(Deserialize)]
+pub struct SnoozeForm {
+    csrf: String,
+    /// 0 ends a snooze.
+    hours: i64,
+}
+
+/// Hides a ticket from the queue for some hours.
+pub async fn snooze(
+    signed_in: SignedIn,
+    State(state): State<AppState>,
+    Path(id): Path<Uuid>,
+    Form(form): Form<SnoozeForm>,
+) -> Result<Response, PageError> {
+    signed_in.check(&form.csrf)?;
+    let hours = form.hours.clamp(0, LONGEST_SNOOZE_HOURS);
+    let until = (hours > 0).then(|| Timestamp::now().checked_add(SignedDuration::from_hours(hours)).ok()).flatten();
+    state.pipeline.store.snooze(id, until, &signed_in.agent.name).await?;
+    let ticket = state.pipeline.store.ticket(id).await?;
+    tell(&state, &ticket, "changed", &signed_in, "snooze").await?;
+    match until {
+        Some(_) => to_next(&state, &signed_in, id, "snoozed", None).await,
+        None => Ok(back_to(id, "awake")),
+    }
+}
+
+#[derive(Deserialize)]
+pub struct CorrectForm {
+    csrf: String,
+    judgement: String,
+    value: String,
+}
+
+/// Sets urgency or difficulty right.
+pub async fn correct(
+    signed_in: SignedIn,
+    State(state): State<AppState>,
+    Path(id): Path<Uuid>,
+    Form(form): Form<CorrectForm>,
+) -> Result<Response, PageError> {
+    signed_in.check(&form.csrf)?;
+    let correction = match form.judgement.as_str() {
+        "urgency" => class_named(&form.value).map(Correction::Urgency),
+        "difficulty" => class_named(&form.value).map(Correction::Difficulty),
+        _ => None,
+    };
+    let correction = correction.ok_or_else(|| PageError::unprocessable(signed_in.t.error_no_class))?;
+    let ticket = state.pipeline.store.correct(id, correction, &signed_in.agent.name).await?;
+    tell(&state, &ticket, "changed", &signed_in, "correction").await?;
+    Ok(back_to(id, "corrected"))
+}
+
+/// Takes a reply back that is still held.
+pub async fn take_back(
+    signed_in: SignedIn,
+    State(state): State<AppState>,
+    Path(message): Path<Uuid>,
+    Form(form): Form<PlainForm>,
+) -> Result<Response, PageError> {
+    signed_in.check(&form.csrf)?;
+    match review::take_back(&state.pipeline, &state.indexer, message, &signed_in.agent.name).await {
+        Ok((ticket, text)) => {
+            state.web.keep_taken_back(signed_in.agent.id, ticket.id, text);
+            Ok(back_to(ticket.id, "taken_back"))
+        }
+        Err(StoreError::Conflict(_)) => Err(PageError::new(StatusCode::CONFLICT, signed_in.t.error_too_late)),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The ticket again, saying what was done.
+fn back_to(id: Uuid, done: &str) -> Response {
+    Redirect::to(&format!("/desk/tickets/{id}?done={done}")).into_response()
+}
+
+/// The next ticket with a draft, or the queue where there is none.
+async fn to_next(
+    state: &AppState,
+    signed_in: &SignedIn,
+    ticket: Uuid,
+    done: &str,
+    sent: Option<Uuid>,
+) -> Result<Response, PageError> {
+    let undo = sent.map_or(String::new(), |message| format!("&undo={message}"));
+    let to = match next_in_line(state, signed_in, ticket).await? {
+        Some(next) => format!("/desk/tickets/{next}?done={done}{undo}"),
+        None => format!("/desk/tickets/{ticket}?done={done}{undo}"),
+    };
+    Ok(Redirect::to(&to).into_response())
+}
+
+async fn tell(
+    state: &AppState,
+    ticket: &Ticket,
+    kind: &'static str,
+    signed_in: &SignedIn,
+    what: &str,
+) -> Result<(), PageError> {
+    let event = json!({ "agent": signed_in.agent.name, "what": what, "state": ticket.state });
+    Ok(state.pipeline.events.keep(ticket.id, kind, &event).await?)
+}
+
+fn too_long(signed_in: &SignedIn, texts: &[&str]) -> Option<String> {
+    let longest = texts.iter().map(|text| text.len()).max().unwrap_or(0);
+    (longest > LONGEST).then(|| signed_in.t.error_too_long.replace("{max}", &LONGEST.to_string()))
+}

@@ -1,0 +1,173 @@
+//! The pages people meet in a browser: the agents' desk and the customers' chat.
+//!
+//! Rendered on the server (askama), brought to life by htmx, server-sent events and a little JavaScript of our own. All
+//! of it is inside the program; a page loads nothing from anywhere else, and its content security policy says so.
+
+pub mod assets;
+pub mod chat;
+pub mod desk;
+pub mod format;
+pub mod language;
+pub mod links;
+pub mod page;
+pub mod presence;
+pub mod session;
+pub mod setup;
+pub mod texts;
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+
+use axum::extract::Request;
+use axum::http::{HeaderValue, Method, StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Router, response::Redirect};
+use uuid::Uuid;
+
+use crate::http::AppState;
+use crate::store::{Store, StoreError};
+use links::Links;
+use presence::Presence;
+use session::SignInLimit;
+
+/// What the pages keep in memory.
+pub struct Web {
+    /// Who looks at which ticket.
+    pub presence: Presence,
+    /// Signs and reads the customers' links.
+    pub links: Links,
+    /// Slows guessing of passwords down.
+    pub sign_ins: SignInLimit,
+    /// Opens the set-up page while nobody works here.
+    setup: String,
+    /// Texts of replies that were taken back, until their writer sees the ticket again.
+    taken_back: Mutex<HashMap<(Uuid, Uuid), String>>,
+}
+
+impl Web {
+    /// Reads or makes the installation's keys.
+    ///
+    /// # Errors
+    /// When the store cannot be written or the system has no random numbers.
+    pub async fn open(store: &Store) -> Result<Self, StoreError> {
+        let key = store.secret("customer links", &random_hex::<32>()?).await?;
+        Ok(Self {
+            presence: Presence::default(),
+            links: Links::new(&key),
+            sign_ins: SignInLimit::default(),
+            setup: random_hex::<16>()?,
+            taken_back: Mutex::default(),
+        })
+    }
+
+    /// Address of the set-up page; only who can read the program's output knows it.
+    pub fn setup_path(&self) -> String {
+        format!("/desk/setup?token={}", self.setup)
+    }
+
+    fn keep_taken_back(&self, agent: Uuid, ticket: Uuid, text: String) {
+        self.taken_back.lock().unwrap_or_else(PoisonError::into_inner).insert((agent, ticket), text);
+    }
+
+    fn taken_back(&self, agent: Uuid, ticket: Uuid) -> Option<String> {
+        self.taken_back.lock().unwrap_or_else(PoisonError::into_inner).remove(&(agent, ticket))
+    }
+}
+
+/// `N` random bytes in hexadecimal.
+///
+/// # Errors
+/// When the system has no random numbers.
+pub fn random_hex<const N: usize>() -> Result<String, StoreError> {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes).map_err(|error| StoreError::Other(format!("no random numbers: {error}")))?;
+    Ok(hex(&bytes))
+}
+
+/// Bytes in hexadecimal.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The routes of all pages.
+pub fn router(state: &AppState) -> Router<AppState> {
+    let desk = Router::new()
+        .route("/desk", get(desk::queue::page))
+        .route("/desk/rows", get(desk::queue::rows))
+        .route("/desk/live", get(desk::live::desk))
+        .route("/desk/views", post(desk::queue::save_view))
+        .route("/desk/numbers", get(desk::numbers::page))
+        .route("/desk/people", get(desk::people::page).post(desk::people::add))
+        .route("/desk/people/{id}/active", post(desk::people::set_active))
+        .route("/desk/tickets/{id}", get(desk::ticket::page))
+        .route("/desk/tickets/{id}/panel", get(desk::ticket::panel))
+        .route("/desk/tickets/{id}/events", get(desk::live::ticket))
+        .route("/desk/tickets/{id}/reply", post(desk::actions::reply))
+        .route("/desk/tickets/{id}/note", post(desk::actions::note))
+        .route("/desk/tickets/{id}/take-over", post(desk::actions::take_over))
+        .route("/desk/tickets/{id}/give-back", post(desk::actions::give_back))
+        .route("/desk/tickets/{id}/snooze", post(desk::actions::snooze))
+        .route("/desk/tickets/{id}/correct", post(desk::actions::correct))
+        .route("/desk/drafts/{id}/{action}", post(desk::actions::review))
+        .route("/desk/messages/{id}/take-back", post(desk::actions::take_back))
+        .route("/desk/sign-in", get(session::sign_in_page).post(session::sign_in))
+        .route("/desk/sign-out", post(session::sign_out))
+        .route("/desk/setup", get(setup::page).post(setup::create))
+        .route("/desk/", get(|| async { Redirect::permanent("/desk") }))
+        .layer(middleware::from_fn(same_origin))
+        .layer(middleware::from_fn(desk_headers));
+    let chat = chat::router().layer(middleware::from_fn_with_state(state.clone(), chat::headers));
+    Router::new()
+        .merge(desk)
+        .merge(chat)
+        .route("/language/{code}", get(language::choose))
+        .route("/assets/{file}", get(assets::serve))
+        .route("/widget.js", get(assets::widget))
+}
+
+/// What may run and load on our own pages: nothing but our own files.
+pub const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; \
+                          form-action 'self'; base-uri 'none'";
+
+/// Headers of the desk's pages: nobody may frame them, and no cache may keep them.
+async fn desk_headers(request: Request, next: Next) -> Response {
+    let mut response = next.run(request).await;
+    let headers = response.headers_mut();
+    let policy = HeaderValue::try_from(format!("{POLICY}; frame-ancestors 'none'"));
+    if let Ok(policy) = policy {
+        headers.insert(header::CONTENT_SECURITY_POLICY, policy);
+    }
+    headers.insert(header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
+    common_headers(&mut response);
+    response
+}
+
+/// Headers that all pages have.
+pub fn common_headers(response: &mut Response) {
+    let headers = response.headers_mut();
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("same-origin"));
+    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+}
+
+/// Refuses forms that another site sent in the agent's name; the token in every form is the second lock.
+async fn same_origin(request: Request, next: Next) -> Response {
+    if request.method() != Method::GET && request.method() != Method::HEAD && is_cross_site(&request) {
+        return (StatusCode::FORBIDDEN, "this form came from another site").into_response();
+    }
+    next.run(request).await
+}
+
+/// As the browser says (Fetch Metadata), else by the origin.
+fn is_cross_site(request: &Request) -> bool {
+    let text = |name: header::HeaderName| request.headers().get(name).and_then(|value| value.to_str().ok());
+    if let Some(site) = text(header::HeaderName::from_static("sec-fetch-site")) {
+        return !matches!(site, "same-origin" | "none");
+    }
+    match (text(header::ORIGIN), text(header::HOST)) {
+        (Some(origin), Some(host)) => origin.split_once("://").is_none_or(|(_, from)| from != host),
+        _ => false,
+    }
+}

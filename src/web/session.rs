@@ -1,0 +1,345 @@
+//! Signing in and out, and knowing who asks.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use argon2::Argon2;
+use argon2::password_hash::phc::PasswordHash;
+use argon2::password_hash::{PasswordHasher, PasswordVerifier};
+use askama::Template;
+use axum::Form;
+use axum::extract::{FromRequestParts, State};
+use axum::http::header::{self, HeaderMap, HeaderValue};
+use axum::http::request::Parts;
+use axum::http::{Method, StatusCode};
+use axum::response::{IntoResponse, Redirect, Response};
+use jiff::Timestamp;
+use serde::Deserialize;
+use sha2::{Digest, Sha256};
+
+use super::language::texts_for;
+use super::page::{Page, PageError};
+use super::texts::Texts;
+use super::{hex, random_hex};
+use crate::http::AppState;
+use crate::store::{AgentRecord, Person, Role};
+
+const COOKIE: &str = "respondo_session";
+/// A working day; after that one signs in again.
+const SESSION: Duration = Duration::from_secs(12 * 3_600);
+/// Wrong passwords for one name before it has to wait, and how long.
+const FREE_TRIES: u32 = 5;
+const WAIT: Duration = Duration::from_secs(60);
+/// Names remembered at most; when there are more, all are forgotten.
+const MOST_NAMES: usize = 10_000;
+/// Shortest password.
+pub const SHORTEST_PASSWORD: usize = 10;
+
+/// The agent who asks, and the texts in their language.
+pub struct SignedIn {
+    pub agent: AgentRecord,
+    /// Has to stand in every form.
+    pub csrf: String,
+    pub t: &'static Texts,
+}
+
+impl SignedIn {
+    /// As records name them.
+    pub fn person(&self) -> Person<'_> {
+        Person { id: self.agent.id, name: &self.agent.name }
+    }
+
+    /// Refuses a form without this session's token.
+    ///
+    /// # Errors
+    /// 403.
+    pub fn check(&self, token: &str) -> Result<(), PageError> {
+        match token == self.csrf {
+            true => Ok(()),
+            false => Err(PageError::new(StatusCode::FORBIDDEN, self.t.error_stale_form)),
+        }
+    }
+
+    /// Refuses who may not.
+    ///
+    /// # Errors
+    /// 403.
+    pub fn at_least(&self, role: Role) -> Result<(), PageError> {
+        match self.agent.role >= role {
+            true => Ok(()),
+            false => Err(PageError::new(StatusCode::FORBIDDEN, self.t.error_role)),
+        }
+    }
+}
+
+impl FromRequestParts<AppState> for SignedIn {
+    type Rejection = Response;
+
+    async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, Response> {
+        let t = texts_for(&parts.headers);
+        let session = match cookie(&parts.headers, COOKIE) {
+            Some(token) => state.pipeline.store.session(&sha256(token)).await,
+            None => Ok(None),
+        };
+        match session {
+            Ok(Some(session)) => Ok(Self { agent: session.agent, csrf: session.csrf, t }),
+            Ok(None) => Err(ask_to_sign_in(parts)),
+            Err(error) => Err(PageError::from(error).into_response()),
+        }
+    }
+}
+
+/// Pages lead to the sign-in page and back; parts of pages tell htmx to go there.
+fn ask_to_sign_in(parts: &Parts) -> Response {
+    if parts.headers.contains_key("hx-request") {
+        return (StatusCode::UNAUTHORIZED, [("hx-redirect", "/desk/sign-in")]).into_response();
+    }
+    if parts.method != Method::GET || parts.uri.path() == "/desk" {
+        return Redirect::to("/desk/sign-in").into_response();
+    }
+    let back = parts.uri.path_and_query().map_or("/desk", |path| path.as_str());
+    let encoded: String = back
+        .bytes()
+        .map(|byte| match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'/' | b'-' => char::from(byte).to_string(),
+            byte => format!("%{byte:02X}"),
+        })
+        .collect();
+    Redirect::to(&format!("/desk/sign-in?next={encoded}")).into_response()
+}
+
+#[derive(Template)]
+#[template(path = "desk/sign_in.html")]
+struct SignInPage {
+    t: &'static Texts,
+    next: String,
+    login: String,
+    problem: Option<&'static str>,
+}
+
+#[derive(Deserialize)]
+pub struct SignInQuery {
+    #[serde(default)]
+    next: String,
+}
+
+#[derive(Deserialize)]
+pub struct SignInForm {
+    login: String,
+    password: String,
+    #[serde(default)]
+    next: String,
+}
+
+/// The form to sign in with; before anybody works here, it says how to set the desk up.
+pub async fn sign_in_page(
+    State(state): State<AppState>,
+    headers: HeaderMap,
+    axum::extract::Query(query): axum::extract::Query<SignInQuery>,
+) -> Result<Response, PageError> {
+    let t = texts_for(&headers);
+    let problem = (!state.pipeline.store.has_agents().await?).then_some(t.sign_in_nobody_yet);
+    Ok(Page(SignInPage { t, next: query.next, login: String::new(), problem }).into_response())
+}
+
+/// Checks name and password and starts a session.
+pub async fn sign_in(
+    State(state): State<AppState>,
+    headers: HeaderMap,
+    Form(form): Form<SignInForm>,
+) -> Result<Response, PageError> {
+    let t = texts_for(&headers);
+    let login = form.login.trim().to_lowercase();
+    let again = |status: StatusCode, problem: &'static str| {
+        let page = SignInPage { t, next: form.next.clone(), login: form.login.clone(), problem: Some(problem) };
+        Ok((status, Page(page)).into_response())
+    };
+    if !state.web.sign_ins.may_try(&login) {
+        return again(StatusCode::TOO_MANY_REQUESTS, t.sign_in_wait);
+    }
+    let found = state.pipeline.store.agent_by_login(&login).await?;
+    let (agent, hash) = found.map_or((None, None), |(agent, hash)| (Some(agent), Some(hash)));
+    // The same work for a name that nobody has, so that its duration does not tell which names there are.
+    let right = is_right(form.password.clone(), hash).await;
+    let Some(agent) = agent.filter(|_| right) else {
+        state.web.sign_ins.failed(&login);
+        return again(StatusCode::UNAUTHORIZED, t.sign_in_wrong);
+    };
+    state.web.sign_ins.succeeded(&login);
+    let next = if is_local(&form.next) { form.next.as_str() } else { "/desk" };
+    let mut response = Redirect::to(next).into_response();
+    start(&state, &agent, &headers, &mut response).await?;
+    Ok(response)
+}
+
+/// Starts a session and puts its cookie on the answer.
+///
+/// # Errors
+/// When the store cannot be written.
+pub async fn start(
+    state: &AppState,
+    agent: &AgentRecord,
+    headers: &HeaderMap,
+    response: &mut Response,
+) -> Result<(), PageError> {
+    let (token, csrf) = (random_hex::<32>()?, random_hex::<16>()?);
+    let expires = Timestamp::now().as_millisecond() + SESSION.as_millis() as i64;
+    state.pipeline.store.start_session(agent.id, &sha256(&token), &csrf, expires).await?;
+    set_cookie(response, &token, SESSION.as_secs(), headers);
+    Ok(())
+}
+
+#[derive(Deserialize)]
+pub struct SignOutForm {
+    csrf: String,
+}
+
+/// Ends the session.
+pub async fn sign_out(
+    signed_in: SignedIn,
+    State(state): State<AppState>,
+    headers: HeaderMap,
+    Form(form): Form<SignOutForm>,
+) -> Result<Response, PageError> {
+    signed_in.check(&form.csrf)?;
+    if let Some(token) = cookie(&headers, COOKIE) {
+        state.pipeline.store.end_session(&sha256(token)).await?;
+    }
+    let mut response = Redirect::to("/desk/sign-in").into_response();
+    set_cookie(&mut response, "", 0, &headers);
+    Ok(response)
+}
+
+fn set_cookie(response: &mut Response, value: &str, seconds: u64, headers: &HeaderMap) {
+    // Behind a proxy that speaks TLS the cookie must not travel without it.
+    let secure = headers.get("x-forwarded-proto").is_some_and(|proto| proto == "https");
+    let secure = if secure { "; Secure" } else { "" };
+    let cookie = format!("{COOKIE}={value}; Path=/desk; HttpOnly; SameSite=Lax; Max-Age={seconds}{secure}");
+    if let Ok(cookie) = HeaderValue::try_from(cookie) {
+        response.headers_mut().append(header::SET_COOKIE, cookie);
+    }
+}
+
+/// The value of a cookie.
+pub fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    let all = headers.get_all(header::COOKIE).iter().filter_map(|value| value.to_str().ok());
+    all.flat_map(|value| value.split(';')).find_map(|pair| {
+        let (found, value) = pair.trim().split_once('=')?;
+        (found == name).then_some(value)
+    })
+}
+
+/// True for an address of this site.
+pub fn is_local(address: &str) -> bool {
+    address.starts_with('/')
+        && !address.starts_with("//")
+        && !address.contains('\\')
+        && !address.contains(char::is_control)
+}
+
+fn sha256(text: &str) -> String {
+    hex(&Sha256::digest(text.as_bytes()))
+}
+
+/// The hash of a new password (argon2id, the crate's defaults, which are OWASP's).
+///
+/// # Errors
+/// When the system has no random numbers.
+pub async fn hash_password(password: String) -> Result<String, PageError> {
+    let hashing = tokio::task::spawn_blocking(move || {
+        Argon2::default().hash_password(password.as_bytes()).map(|hash| hash.to_string())
+    });
+    match hashing.await {
+        Ok(Ok(hash)) => Ok(hash),
+        failed => {
+            tracing::error!(?failed, "a password could not be hashed");
+            Err(PageError::new(StatusCode::INTERNAL_SERVER_ERROR, "the password could not be kept; the log says why"))
+        }
+    }
+}
+
+/// What a password is compared with where there is no such name: the hash of a random one.
+const NOBODY: &str =
+    "$argon2id$v=19$m=19456,t=2,p=1$c29tZXNhbHRzb21lc2FsdA$3nXUdq0Yk2n4GfA0eXq0Ifn3dQ4RMn0o6l6mCkq0Y0w";
+
+async fn is_right(password: String, hash: Option<String>) -> bool {
+    let known = hash.is_some();
+    let comparing = tokio::task::spawn_blocking(move || {
+        let hash = hash.as_deref().unwrap_or(NOBODY);
+        PasswordHash::new(hash).is_ok_and(|hash| Argon2::default().verify_password(password.as_bytes(), &hash).is_ok())
+    });
+    comparing.await.unwrap_or(false) && known
+}
+
+/// Counts wrong passwords per name.
+#[derive(Default)]
+pub struct SignInLimit {
+    wrong: Mutex<HashMap<String, (u32, Instant)>>,
+}
+
+impl SignInLimit {
+    fn may_try(&self, login: &str) -> bool {
+        let wrong = self.wrong.lock().unwrap_or_else(PoisonError::into_inner);
+        wrong.get(login).is_none_or(|(count, last)| *count < FREE_TRIES || last.elapsed() > WAIT)
+    }
+
+    fn failed(&self, login: &str) {
+        let mut wrong = self.wrong.lock().unwrap_or_else(PoisonError::into_inner);
+        if wrong.len() >= MOST_NAMES {
+            wrong.clear();
+        }
+        let entry = wrong.entry(login.to_owned()).or_insert((0, Instant::now()));
+        *entry = (entry.0 + 1, Instant::now());
+    }
+
+    fn succeeded(&self, login: &str) {
+        self.wrong.lock().unwrap_or_else(PoisonError::into_inner).remove(login);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_addresses_of_this_site_are_followed() {
+        for good in ["/desk", "/desk/tickets/1?x=y"] {
+            assert!(is_local(good), "{good}");
+        }
+        for bad in ["", "https://evil.example", "//evil.example", "/\\evil.example", "desk", "/a\r\nx: y"] {
+            assert!(!is_local(bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn cookies_are_found_among_others() {
+        let mut headers = HeaderMap::new();
+        headers.append(header::COOKIE, HeaderValue::from_static("a=1; respondo_session=abc; b=2"));
+        assert_eq!(cookie(&headers, COOKIE), Some("abc"));
+        assert_eq!(cookie(&headers, "session"), None);
+    }
+
+    #[test]
+    fn wrong_passwords_make_a_name_wait() {
+        let limit = SignInLimit::default();
+        for _ in 0..FREE_TRIES {
+            assert!(limit.may_try("ana"));
+            limit.failed("ana");
+        }
+        assert!(!limit.may_try("ana"));
+        assert!(limit.may_try("ben"));
+        limit.succeeded("ana");
+        assert!(limit.may_try("ana"));
+    }
+
+    #[tokio::test]
+    async fn a_password_is_known_by_its_hash_only() {
+        let hash = hash_password("correct horse".to_owned()).await.unwrap_or_default();
+        assert!(hash.starts_with("$argon2id$"), "{hash}");
+        assert!(is_right("correct horse".to_owned(), Some(hash.clone())).await);
+        assert!(!is_right("wrong horse".to_owned(), Some(hash)).await);
+        assert!(!is_right("anything".to_owned(), None).await);
+        assert!(PasswordHash::new(NOBODY).is_ok(), "the comparison for unknown names does the whole work");
+    }
+}

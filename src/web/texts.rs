@@ -1,0 +1,485 @@
+//! Every word of the pages, in both languages. A missing one does not compile.
+
+use jiff::civil::Weekday;
+
+use crate::store::Role;
+use crate::ticket::{Action, Difficulty, DraftKind, NextStep, Rule, TicketState, Urgency};
+
+macro_rules! texts {
+    ($($name:ident: $english:literal, $spanish:literal;)*) => {
+        /// The texts of one language.
+        pub struct Texts {
+            $(pub $name: &'static str,)*
+        }
+
+        pub static EN: Texts = Texts { $($name: $english,)* };
+        pub static ES: Texts = Texts { $($name: $spanish,)* };
+
+        #[cfg(test)]
+        const ALL: &[(&str, &str, &str)] = &[$((stringify!($name), $english, $spanish),)*];
+    };
+}
+
+texts! {
+    code: "en", "es";
+    other_code: "es", "en";
+    other_name: "Español", "English";
+
+    nav_label: "Pages", "Páginas";
+    nav_skip: "Skip to the content", "Ir al contenido";
+    nav_queue: "Queue", "Cola";
+    nav_numbers: "Numbers", "Cifras";
+    nav_people: "People", "Personas";
+    close: "Close", "Cerrar";
+    send: "Send", "Enviar";
+
+    sign_in: "Sign in", "Entrar";
+    sign_out: "Sign out", "Salir";
+    login: "User name", "Usuario";
+    password: "Password", "Contraseña";
+    password_hint: "At least 10 characters.", "Al menos 10 caracteres.";
+    sign_in_wrong: "User name or password is wrong.", "El usuario o la contraseña no son correctos.";
+    sign_in_wait: "Too many wrong passwords. Wait a minute and try again.", "Demasiadas contraseñas incorrectas. Espera un minuto y vuelve a probar.";
+    sign_in_nobody_yet: "Nobody works here yet. Open the set-up link that the program printed when it started.", "Aquí aún no trabaja nadie. Abre el enlace de configuración que el programa mostró al arrancar.";
+    setup_title: "Set up the desk", "Configura el escritorio";
+    setup_text: "Make the first account. It is an administrator and can add colleagues.", "Crea la primera cuenta. Es de administración y puede añadir a más personas.";
+    setup_button: "Start", "Empezar";
+    setup_wrong_link: "This set-up link is not the current one. Use the link that the program printed when it started last.", "Este enlace de configuración no es el actual. Usa el que el programa mostró en su último arranque.";
+
+    people_name: "Name", "Nombre";
+    people_role: "Role", "Función";
+    people_access: "Access", "Acceso";
+    people_add: "Add a person", "Añadir a una persona";
+    people_lock: "Take access away", "Quitar el acceso";
+    people_unlock: "Give access back", "Devolver el acceso";
+    people_bad_name: "Type a name of at most 80 characters.", "Escribe un nombre de 80 caracteres como máximo.";
+    people_bad_login: "A user name has letters, digits and . - _ @ + only.", "El usuario solo puede tener letras, cifras y . - _ @ +.";
+    people_short_password: "The password needs at least 10 characters.", "La contraseña necesita al menos 10 caracteres.";
+    role_agent: "Agent", "Agente";
+    role_lead: "Lead", "Coordinación";
+    role_admin: "Administrator", "Administración";
+
+    error_stale_form: "This form is from another session. Go back, load the page again and repeat.", "Este formulario es de otra sesión. Vuelve, recarga la página y repite.";
+    error_role: "Your account may not see this page.", "Tu cuenta no puede ver esta página.";
+    error_no_action: "There is no such action.", "No existe esa acción.";
+    error_empty_reply: "The reply is empty. Write one, or reject the draft.", "La respuesta está vacía. Escribe una o rechaza el borrador.";
+    error_empty_note: "The note is empty.", "La nota está vacía.";
+    error_no_skill: "Name the skill that the ticket needs.", "Indica qué especialidad necesita el caso.";
+    error_no_class: "There is no such class.", "No existe esa clase.";
+    error_too_long: "The text is too long; at most {max} bytes are taken.", "El texto es demasiado largo; se admiten {max} bytes como máximo.";
+    error_too_late: "The reply is on its way; it cannot be taken back any more.", "La respuesta ya ha salido; no se puede deshacer.";
+    error_faster: "{name} was faster and has decided about this draft. Nothing of yours was sent.", "{name} se adelantó y ya decidió sobre este borrador. No se envió nada tuyo.";
+    error_moved_on: "The ticket has moved on meanwhile. Nothing was sent; read it again.", "El caso ha cambiado mientras tanto. No se envió nada; léelo de nuevo.";
+
+    queue_scope: "Whose tickets", "De quién";
+    scope_team: "Team", "Equipo";
+    scope_mine: "Mine", "Míos";
+    scope_all: "All", "Todos";
+    count_critical: "critical", "críticos";
+    count_overdue: "late", "tarde";
+    count_draft: "with a draft", "con borrador";
+    search: "Search", "Buscar";
+    filter_language: "Language", "Idioma";
+    filter_channel: "Channel", "Canal";
+    filter_apply: "Filter", "Filtrar";
+    filter_clear: "Clear", "Quitar";
+    view_name: "Keep this view as", "Guardar esta vista como";
+    view_save: "Keep", "Guardar";
+    view_remove: "Forget", "Olvidar";
+    queue_empty: "Nothing waits here.", "Aquí no espera nada.";
+    queue_more: "More …", "Más …";
+    queue_unnamed: "No name", "Sin nombre";
+    queue_no_subject: "(no text)", "(sin texto)";
+    column_request: "Request", "Consulta";
+    column_decision: "Decision", "Decisión";
+    column_age: "Age", "Edad";
+    column_left: "Time left", "Queda";
+    has_draft: "Draft", "Borrador";
+
+    next_ticket: "Next with a draft (n)", "Siguiente con borrador (n)";
+    opened: "opened", "abierto";
+    conversation: "Conversation", "Conversación";
+    write: "Write to the customer", "Escribir al cliente";
+    reply_label: "Your message", "Tu mensaje";
+    note_add: "Internal note", "Nota interna";
+    note_label: "Note for colleagues; the customer never sees it", "Nota para el equipo; el cliente nunca la ve";
+    note_save: "Keep the note", "Guardar la nota";
+    draft: "Draft", "Borrador";
+    draft_writing: "Writing …", "Escribiendo …";
+    draft_done: "decided", "decidido";
+    no_draft: "There is no draft.", "No hay borrador.";
+    no_evidence: "This text rests on no evidence.", "Este texto no se apoya en ninguna fuente.";
+    evidence: "Evidence", "Fuentes";
+    kind_article: "article", "artículo";
+    kind_ticket: "solved case", "caso resuelto";
+    guard_cut: "What the guard objected to", "Lo que objetó el control";
+    approve: "Approve and send", "Aprobar y enviar";
+    edit: "Edit", "Editar";
+    edit_label: "Reply", "Respuesta";
+    send_edited: "Send", "Enviar";
+    escalate: "Escalate", "Escalar";
+    escalate_skill: "Skill", "Especialidad";
+    escalate_note: "Note", "Nota";
+    reject: "Reject", "Rechazar";
+    reject_reason: "Why?", "¿Por qué?";
+    undo: "Undo", "Deshacer";
+    judgement: "Judgement", "Valoración";
+    judgement_urgency: "Urgency", "Urgencia";
+    judgement_difficulty: "Difficulty", "Dificultad";
+    judgement_next: "Next step", "Siguiente paso";
+    unsure: "unsure", "poco seguro";
+    why: "because of", "por";
+    probabilities: "Probabilities", "Probabilidades";
+    correct: "Correct", "Corregir";
+    time_left: "time left:", "queda:";
+    assigned_to: "With", "Lo lleva";
+    is_taken_over: "has taken the conversation over", "lleva la conversación";
+    snoozed_until: "Hidden until", "Oculto hasta";
+    take_over: "Take over", "Tomar";
+    give_back: "Give back", "Devolver";
+    snooze: "Hide for a day", "Ocultar un día";
+    wake: "Show again", "Mostrar";
+    expected_time: "Similar requests: half were solved within {median}, nine in ten within {p90} ({n} cases).", "Consultas parecidas: la mitad se resolvió en {median} y nueve de cada diez en {p90} ({n} casos).";
+    decision: "Decision", "Decisión";
+    similar: "Found in the memory", "En la memoria";
+    timeline: "Timeline", "Cronología";
+    earlier: "Earlier tickets of this customer", "Otros casos de este cliente";
+    others_here: "also here:", "también aquí:";
+    ticket_changed: "The ticket has changed.", "El caso ha cambiado.";
+
+    done_sent: "Sent in ten seconds.", "Se envía en diez segundos.";
+    done_rejected: "Rejected; the ticket stays with the team.", "Rechazado; el caso sigue en el equipo.";
+    done_escalated: "Escalated.", "Escalado.";
+    done_noted: "Note kept.", "Nota guardada.";
+    done_taken: "The conversation is yours; Respondo is silent.", "La conversación es tuya; Respondo calla.";
+    done_given_back: "Given back.", "Devuelto.";
+    done_snoozed: "Hidden for a day.", "Oculto durante un día.";
+    done_awake: "Shown again.", "Se muestra de nuevo.";
+    done_corrected: "Corrected.", "Corregido.";
+    done_taken_back: "Taken back; nothing was sent.", "Deshecho; no se envió nada.";
+
+    urgency_critical: "critical", "crítica";
+    urgency_high: "high", "alta";
+    urgency_normal: "normal", "normal";
+    urgency_low: "low", "baja";
+    class_unknown: "not yet", "sin valorar";
+    difficulty_known: "known", "conocida";
+    difficulty_guided: "guided", "guiada";
+    difficulty_specialist: "specialist", "especialista";
+    difficulty_engineering: "engineering", "ingeniería";
+    next_answer: "answer", "responder";
+    next_ask: "ask", "preguntar";
+    next_human: "a person", "una persona";
+    next_reject: "not a request", "no es una consulta";
+    action_send: "send", "enviar";
+    action_suggest: "suggest", "sugerir";
+    action_ask: "ask", "preguntar";
+    action_escalate: "escalate", "escalar";
+    action_acknowledge: "acknowledge", "acusar recibo";
+    action_discard: "set aside", "apartar";
+    state_received: "in work", "en curso";
+    state_review: "in review", "en revisión";
+    state_waiting: "waits for the customer", "espera al cliente";
+    state_escalated: "with a person", "con una persona";
+    state_answered: "answered", "respondido";
+    state_discarded: "set aside", "apartado";
+    draft_extractive: "from a solved case", "de un caso resuelto";
+    draft_generated: "written by the model", "escrito por el modelo";
+    draft_acknowledgement: "acknowledgement", "acuse de recibo";
+    draft_question: "question", "pregunta";
+
+    rule_number: "number without evidence", "cifra sin fuente";
+    rule_path: "path without evidence", "ruta sin fuente";
+    rule_link: "link without evidence", "enlace sin fuente";
+    rule_name: "name without evidence", "nombre sin fuente";
+    rule_claim: "claim without evidence", "afirmación sin fuente";
+    rule_language: "wrong language", "otro idioma";
+    rule_personal: "personal data", "datos personales";
+    rule_instruction: "followed the customer's orders", "obedeció al texto del cliente";
+    rule_promise: "promise", "promesa";
+    rule_anecdote: "somebody else's story", "anécdota ajena";
+    rule_blame: "blames the customer", "culpa al cliente";
+    rule_question: "second question", "segunda pregunta";
+    rule_incomplete: "breaks off", "incompleto";
+    rule_repetition: "repetition", "repetición";
+    rule_echo: "repeats the customer", "repite al cliente";
+    rule_too_long: "too long", "demasiado largo";
+    rule_empty: "empty", "vacío";
+
+    author_customer: "Customer", "Cliente";
+    author_agent: "The team", "El equipo";
+    author_respondo: "Respondo", "Respondo";
+    author_note: "Note", "Nota";
+    actor_customer: "customer", "cliente";
+    actor_system: "system", "sistema";
+    audit_accepted: "request received", "consulta recibida";
+    audit_message: "message added", "mensaje añadido";
+    audit_decided: "decided", "decidió";
+    audit_queued: "reply on its way", "respuesta en camino";
+    audit_resolved: "draft resolved", "borrador resuelto";
+    audit_taken: "took over", "tomó la conversación";
+    audit_given: "gave back", "devolvió la conversación";
+    audit_snoozed: "hid for a while", "ocultó por un tiempo";
+    audit_corrected: "corrected", "corrigió";
+    audit_taken_back: "took a reply back", "deshizo un envío";
+    audit_feedback: "asked for more", "pidió algo más";
+
+    keys_title: "Keys", "Teclas";
+    keys_short: "Keys", "Teclas";
+    keys_move: "next / previous line", "línea siguiente / anterior";
+    keys_open: "open", "abrir";
+    keys_search: "search", "buscar";
+    keys_queue: "queue", "cola";
+    keys_next: "next ticket with a draft", "siguiente caso con borrador";
+    keys_approve: "approve and send", "aprobar y enviar";
+    keys_edit: "edit", "editar";
+    keys_send: "send what was typed", "enviar lo escrito";
+    keys_escalate: "escalate", "escalar";
+    keys_reject: "reject", "rechazar";
+    keys_take: "take over / give back", "tomar / devolver";
+    keys_note: "internal note", "nota interna";
+    keys_snooze: "hide for a day", "ocultar un día";
+    keys_undo: "undo sending", "deshacer el envío";
+    keys_urgency: "correct urgency", "corregir urgencia";
+    keys_difficulty: "correct difficulty", "corregir dificultad";
+    keys_sentence: "previous / next sentence with its evidence", "frase anterior / siguiente con su fuente";
+    keys_close: "close", "cerrar";
+
+    span_now: "now", "ahora";
+    span_minutes: "min", "min";
+    span_hours: "h", "h";
+    span_days: "d", "d";
+    span_late: "late", "tarde";
+
+    numbers_period: "The last 14 days (days in UTC).", "Los últimos 14 días (días en UTC).";
+    numbers_asked: "Requests", "Consultas";
+    numbers_automatic: "Sent by itself", "Enviado solo";
+    numbers_unchanged: "Approved unchanged", "Aprobado sin cambios";
+    numbers_edited: "Edited", "Editado";
+    numbers_rejected: "Rejected", "Rechazado";
+    numbers_escalated: "Escalated", "Escalado";
+    numbers_first: "First useful reply, median", "Primera respuesta útil, mediana";
+    numbers_first_p90: "First useful reply, nine in ten", "Primera respuesta útil, nueve de diez";
+    numbers_by_day: "Decisions by day", "Decisiones por día";
+    numbers_table: "As a table", "Como tabla";
+    numbers_day: "Day", "Día";
+    numbers_decided: "Decisions", "Decisiones";
+    numbers_queues: "Queues", "Colas";
+    numbers_queue: "Queue", "Cola";
+    numbers_waiting: "Waiting", "En espera";
+    numbers_unanswered: "Asked, and not answered well", "Se pregunta y no tiene buena respuesta";
+    numbers_unanswered_hint: "Requests that were only acknowledged, escalated, or whose draft was rejected, by topic: articles worth writing.", "Consultas con solo acuse de recibo, escaladas o con el borrador rechazado, por tema: artículos que conviene escribir.";
+    numbers_none: "None so far.", "Ninguna por ahora.";
+
+    chat_title: "Support", "Soporte";
+    chat_hello: "How can we help?", "¿En qué podemos ayudarte?";
+    chat_intro: "Write what happens, in your own words. An answer comes in seconds where we know it; otherwise a person takes it from here.", "Cuenta lo que pasa con tus palabras. Si conocemos la respuesta, llega en segundos; si no, lo sigue una persona.";
+    chat_message: "Your message", "Tu mensaje";
+    chat_name: "Your name (if you like)", "Tu nombre (si quieres)";
+    chat_more: "Write more …", "Escribe más …";
+    chat_you: "You", "Tú";
+    chat_assistant: "Assistant", "Asistente";
+    chat_transcript: "Download", "Descargar";
+    chat_reading: "Reading your message …", "Leyendo tu mensaje …";
+    chat_understood: "Read and understood. Looking for the answer …", "Leído y entendido. Buscando la respuesta …";
+    chat_checking: "A person of the team checks the answer before it is sent.", "Una persona del equipo revisa la respuesta antes de enviarla.";
+    chat_being_written: "Being written …", "Escribiéndose …";
+    chat_links: "These pages may help meanwhile:", "Mientras tanto, estas páginas pueden ayudarte:";
+    chat_taken: "is with you now.", "está contigo ahora.";
+    chat_given_back: "The assistant is back.", "Vuelve el asistente.";
+    chat_offline: "No connection. We go on as soon as it is back.", "Sin conexión. Seguimos en cuanto vuelva.";
+    chat_failed: "This was not sent. Try again.", "No se ha enviado. Vuelve a intentarlo.";
+    chat_no_words: "Write in a sentence or two what happens.", "Cuenta en una o dos frases qué pasa.";
+    chat_unknown_link: "There is no conversation behind this link. Check that it is complete.", "No hay ninguna conversación en este enlace. Comprueba que esté completo.";
+    chat_not_helped: "This did not help", "No me ha servido";
+    chat_person: "I need a person", "Necesito una persona";
+    chat_urgent: "This is more urgent", "Es más urgente";
+    chat_after_not_helped: "Thank you for saying so. A person reads the conversation next.", "Gracias por decirlo. Lo siguiente lo lee una persona.";
+    chat_after_person: "A person takes it from here.", "A partir de aquí lo lleva una persona.";
+    chat_after_urgent: "Marked as more urgent.", "Marcado como más urgente.";
+    chat_usual_wait: "Lately half of all requests got a useful reply within {time}.", "Últimamente la mitad de las consultas tuvo una respuesta útil en {time}.";
+    chat_unknown_wait: "How long it takes cannot be told yet; you find the answer here.", "Aún no podemos decir cuánto tarda; encontrarás la respuesta aquí.";
+    chat_team_here: "The team is here until {until}.", "El equipo está hasta las {until}.";
+    chat_team_away: "The team is back {day} at {time}.", "El equipo vuelve {day} a las {time}.";
+    chat_today: "today", "hoy";
+    chat_tomorrow: "tomorrow", "mañana";
+    day_monday: "on Monday", "el lunes";
+    day_tuesday: "on Tuesday", "el martes";
+    day_wednesday: "on Wednesday", "el miércoles";
+    day_thursday: "on Thursday", "el jueves";
+    day_friday: "on Friday", "el viernes";
+    day_saturday: "on Saturday", "el sábado";
+    day_sunday: "on Sunday", "el domingo";
+}
+
+impl Texts {
+    pub fn urgency(&self, urgency: Option<Urgency>) -> &'static str {
+        match urgency {
+            Some(Urgency::Critical) => self.urgency_critical,
+            Some(Urgency::High) => self.urgency_high,
+            Some(Urgency::Normal) => self.urgency_normal,
+            Some(Urgency::Low) => self.urgency_low,
+            None => self.class_unknown,
+        }
+    }
+
+    pub fn difficulty(&self, difficulty: Option<Difficulty>) -> &'static str {
+        match difficulty {
+            Some(Difficulty::Known) => self.difficulty_known,
+            Some(Difficulty::Guided) => self.difficulty_guided,
+            Some(Difficulty::Specialist) => self.difficulty_specialist,
+            Some(Difficulty::Engineering) => self.difficulty_engineering,
+            None => self.class_unknown,
+        }
+    }
+
+    pub fn next_step(&self, next: NextStep) -> &'static str {
+        match next {
+            NextStep::Answer => self.next_answer,
+            NextStep::Ask => self.next_ask,
+            NextStep::Human => self.next_human,
+            NextStep::Reject => self.next_reject,
+        }
+    }
+
+    pub fn action(&self, action: Action) -> &'static str {
+        match action {
+            Action::Send => self.action_send,
+            Action::Suggest => self.action_suggest,
+            Action::Ask => self.action_ask,
+            Action::Escalate => self.action_escalate,
+            Action::Acknowledge => self.action_acknowledge,
+            Action::Discard => self.action_discard,
+        }
+    }
+
+    pub fn state(&self, state: TicketState) -> &'static str {
+        match state {
+            TicketState::Received => self.state_received,
+            TicketState::Review => self.state_review,
+            TicketState::Waiting => self.state_waiting,
+            TicketState::Escalated => self.state_escalated,
+            TicketState::Answered => self.state_answered,
+            TicketState::Discarded => self.state_discarded,
+        }
+    }
+
+    pub fn draft_kind(&self, kind: DraftKind) -> &'static str {
+        match kind {
+            DraftKind::Extractive => self.draft_extractive,
+            DraftKind::Generated => self.draft_generated,
+            DraftKind::Acknowledgement => self.draft_acknowledgement,
+            DraftKind::Question => self.draft_question,
+        }
+    }
+
+    pub fn role(&self, role: &Role) -> &'static str {
+        match role {
+            Role::Agent => self.role_agent,
+            Role::Lead => self.role_lead,
+            Role::Admin => self.role_admin,
+        }
+    }
+
+    pub fn rule(&self, rule: Rule) -> &'static str {
+        match rule {
+            Rule::UnsupportedNumber => self.rule_number,
+            Rule::UnsupportedPath => self.rule_path,
+            Rule::UnsupportedLink => self.rule_link,
+            Rule::UnsupportedName => self.rule_name,
+            Rule::UnsupportedClaim => self.rule_claim,
+            Rule::WrongLanguage => self.rule_language,
+            Rule::PersonalData => self.rule_personal,
+            Rule::FollowedInstruction => self.rule_instruction,
+            Rule::Promise => self.rule_promise,
+            Rule::FirstPersonAnecdote => self.rule_anecdote,
+            Rule::Blame => self.rule_blame,
+            Rule::SecondQuestion => self.rule_question,
+            Rule::Incomplete => self.rule_incomplete,
+            Rule::Repetition => self.rule_repetition,
+            Rule::Echo => self.rule_echo,
+            Rule::TooLong => self.rule_too_long,
+            Rule::Empty => self.rule_empty,
+        }
+    }
+
+    /// What was just done, by its name in addresses; nothing for other names.
+    pub fn done(&self, name: &str) -> &'static str {
+        match name {
+            "sent" => self.done_sent,
+            "rejected" => self.done_rejected,
+            "escalated" => self.done_escalated,
+            "noted" => self.done_noted,
+            "taken" => self.done_taken,
+            "given_back" => self.done_given_back,
+            "snoozed" => self.done_snoozed,
+            "awake" => self.done_awake,
+            "corrected" => self.done_corrected,
+            "taken_back" => self.done_taken_back,
+            _ => "",
+        }
+    }
+
+    /// Who stands in the audit trail: one of the program's names, or a person's own.
+    pub fn actor(&self, actor: &str) -> String {
+        match actor {
+            "customer" => self.actor_customer.to_owned(),
+            "system" => self.actor_system.to_owned(),
+            "respondo" => self.author_respondo.to_owned(),
+            person => person.to_owned(),
+        }
+    }
+
+    /// What stands in the audit trail; unknown actions as they are.
+    pub fn audit_action(&self, action: &str) -> String {
+        let text = match action {
+            "ticket accepted" => self.audit_accepted,
+            "message added" => self.audit_message,
+            "decided" => self.audit_decided,
+            "reply queued" => self.audit_queued,
+            "draft resolved" => self.audit_resolved,
+            "taken over" => self.audit_taken,
+            "given back" => self.audit_given,
+            "snoozed" => self.audit_snoozed,
+            "corrected" => self.audit_corrected,
+            "reply taken back" => self.audit_taken_back,
+            "feedback" => self.audit_feedback,
+            other => return other.to_owned(),
+        };
+        text.to_owned()
+    }
+
+    pub fn weekday(&self, day: Weekday) -> &'static str {
+        match day {
+            Weekday::Monday => self.day_monday,
+            Weekday::Tuesday => self.day_tuesday,
+            Weekday::Wednesday => self.day_wednesday,
+            Weekday::Thursday => self.day_thursday,
+            Weekday::Friday => self.day_friday,
+            Weekday::Saturday => self.day_saturday,
+            Weekday::Sunday => self.day_sunday,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_languages_say_something_with_the_same_gaps() {
+        let gaps = |text: &str| {
+            let mut gaps: Vec<String> = text
+                .split('{')
+                .skip(1)
+                .filter_map(|rest| rest.split_once('}').map(|(name, _)| name.to_owned()))
+                .collect();
+            gaps.sort();
+            gaps
+        };
+        for (name, english, spanish) in ALL {
+            assert!(!english.trim().is_empty() && !spanish.trim().is_empty(), "{name}");
+            assert_eq!(gaps(english), gaps(spanish), "{name}");
+        }
+    }
+}
