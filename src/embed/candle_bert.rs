@@ -37,6 +37,7 @@ impl Default for CandleBertOptions {
 
 /// An [`Embedder`] over candle's BERT or XLM-RoBERTa.
 pub struct CandleBertEmbedder {
+    device: Device,
     model: Model,
     tokenizer: Tokenizer,
     name: String,
@@ -61,6 +62,11 @@ struct CommonConfig {
     pad_token_id: u32,
 }
 
+/// The first GPU where the program was built for one and one is there, else the processor.
+fn device() -> candle_core::Result<Device> {
+    if cfg!(feature = "cuda") { Device::cuda_if_available(0) } else { Ok(Device::Cpu) }
+}
+
 impl CandleBertEmbedder {
     /// Loads `config.json`, `tokenizer.json` and `model.safetensors` of a folder, weights as f32.
     ///
@@ -76,7 +82,8 @@ impl CandleBertEmbedder {
         let weights = read(&weights_path)?;
         let name = name_of(folder, &options, [&config_text, &read(&tokenizer_path)?, &weights]);
 
-        let weights = VarBuilder::from_buffered_safetensors(weights, DType::F32, &Device::Cpu)
+        let device = device()?;
+        let weights = VarBuilder::from_buffered_safetensors(weights, DType::F32, &device)
             .map_err(|error| EmbedError::file(&weights_path, format!("is no safetensors file: {error}")))?;
         let wrong_weights = |error| EmbedError::file(&weights_path, format!("does not fit its config.json: {error}"));
         let (model, positions) = match config.model_type.as_str() {
@@ -104,6 +111,7 @@ impl CandleBertEmbedder {
         };
         Ok(Self {
             model,
+            device,
             tokenizer,
             name,
             hidden: config.hidden_size,
@@ -140,8 +148,8 @@ impl CandleBertEmbedder {
             mask.extend((0..width).map(|at| u32::from(at < sequence.len())));
         }
         let shape = (sequences.len(), width);
-        let ids = Tensor::from_vec(ids, shape, &Device::Cpu)?;
-        let mask = Tensor::from_vec(mask, shape, &Device::Cpu)?;
+        let ids = Tensor::from_vec(ids, shape, &self.device)?;
+        let mask = Tensor::from_vec(mask, shape, &self.device)?;
         let types = ids.zeros_like()?;
         let hidden = match &self.model {
             Model::Bert(model) => model.forward(&ids, &types, Some(&mask))?,

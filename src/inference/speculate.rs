@@ -73,18 +73,15 @@ impl Guesser {
 
 /// How many tokens are worth guessing after a match of `length` tokens when a share `right` of guesses was right.
 fn worth(length: usize, right: f32) -> usize {
+    // A pass of eight tokens takes a quarter longer than one of a single token: a guess pays even if it is right once in
+    // twenty times.
     let sure = match length {
         0 => 0,
-        1 => 1,
-        2 => 3,
-        3 => 5,
+        1 => 3,
+        2 => 5,
         _ => MOST_GUESSES,
     };
-    match right {
-        right if right < 0.15 => sure / 3,
-        right if right < 0.35 => sure / 2,
-        _ => sure,
-    }
+    if right < 0.15 { sure / 2 } else { sure }
 }
 
 #[cfg(test)]
@@ -100,9 +97,9 @@ mod tests {
     #[test]
     fn the_longest_match_goes_on() {
         let prompt = [1, 2, 3, 4, 5, 6, 7, 8, 9, 2, 3, 20, 21];
-        assert_eq!(guesser(&prompt, &[1, 2, 3]).guess(7), [4, 5, 6, 7, 8]);
+        assert_eq!(guesser(&prompt, &[1, 2, 3]).guess(7), [4, 5, 6, 7, 8, 9, 2]);
         assert_eq!(guesser(&prompt, &[9, 2, 3]).guess(2), [20, 21]);
-        assert_eq!(guesser(&prompt, &[40, 2, 3]).guess(7), [20, 21, 40], "the latest of equals");
+        assert_eq!(guesser(&prompt, &[40, 2, 3]).guess(7), [20, 21, 40, 2, 3], "the latest of equals");
         assert!(guesser(&prompt, &[40]).guess(7).is_empty());
         assert!(guesser(&prompt, &[]).guess(7).is_empty(), "nothing is written yet");
         assert!(guesser(&prompt, &[1, 2, 3]).guess(0).is_empty());
@@ -117,14 +114,14 @@ mod tests {
     #[test]
     fn guesses_that_go_wrong_become_few() {
         let mut guesser = guesser(&[1, 2, 3, 4, 5, 6, 7], &[1, 2]);
-        assert_eq!(guesser.guess(7).len(), 3);
+        assert_eq!(guesser.guess(7).len(), 5);
         for _ in 0..20 {
             guesser.learn(3, 0);
         }
-        assert_eq!(guesser.guess(7).len(), 1);
+        assert_eq!(guesser.guess(7).len(), 2);
         for _ in 0..20 {
             guesser.learn(3, 3);
         }
-        assert_eq!(guesser.guess(7).len(), 3);
+        assert_eq!(guesser.guess(7).len(), 5);
     }
 }

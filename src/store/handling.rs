@@ -178,12 +178,14 @@ impl Store {
         Ok(after)
     }
 
-    /// An agent writes to the customer without a draft. The message waits for `hold` before it goes out, so that it can
-    /// be taken back; open drafts are superseded.
+    /// An agent writes to the customer without a draft: an answer, or with `asks` a question, whose ticket waits for the
+    /// customer then. The message waits for `hold` before it goes out, so that it can be taken back; open drafts are
+    /// superseded.
     pub async fn write_as_agent(
         &self,
         ticket: Uuid,
         text: String,
+        asks: bool,
         person: Person<'_>,
         hold: Duration,
     ) -> Result<(Ticket, Message), StoreError> {
@@ -194,7 +196,8 @@ impl Store {
         sign(&mut tx, &message, person.name).await?;
         supersede_drafts(&mut tx, ticket).await?;
         outbox::insert(&mut tx, &message, &format!("message/{}", message.id), now, hold).await?;
-        set_state(&mut tx, ticket, TicketState::Answered, now).await?;
+        let state = if asks { TicketState::Waiting } else { TicketState::Answered };
+        set_state(&mut tx, ticket, state, now).await?;
         let detail = json!({ "automatic": false, "bytes": message.body.len() });
         audit_message(&mut tx, person.name, "reply queued", &message, detail, now).await?;
         let after = load_ticket(&mut tx, ticket).await?;

@@ -43,11 +43,6 @@ impl PageError {
     pub fn unprocessable(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::UNPROCESSABLE_ENTITY, detail)
     }
-
-    /// The detail, for pages that show it themselves.
-    pub fn detail(&self) -> &str {
-        &self.detail
-    }
 }
 
 impl From<StoreError> for PageError {

@@ -101,6 +101,8 @@ texts! {
     conversation: "Conversation", "Conversación";
     write: "Write to the customer", "Escribir al cliente";
     reply_label: "Your message", "Tu mensaje";
+    ask: "Ask (wait for the customer)", "Preguntar (esperar al cliente)";
+    insert: "Insert", "Insertar";
     note_add: "Internal note", "Nota interna";
     note_label: "Note for colleagues; the customer never sees it", "Nota para el equipo; el cliente nunca la ve";
     note_save: "Keep the note", "Guardar la nota";

@@ -230,7 +230,7 @@ fn the_api_describes_itself() {
     assert_eq!(page.status, 200);
     assert!(page.body.contains("<html"), "{}", page.body);
     let root = client.get("/");
-    assert_eq!((root.status, root.header("location")), (307, "/docs/"));
+    assert_eq!((root.status, root.header("location")), (307, "/desk"));
 }
 
 /// Every `$ref` of an OpenAPI document leads somewhere.

@@ -7,7 +7,7 @@
 mod client;
 mod material;
 mod report;
-mod service;
+pub(super) mod service;
 mod stages;
 mod traffic;
 

@@ -1,5 +1,6 @@
 //! The store against real files.
 
+mod desk;
 mod faults;
 mod history;
 mod memory;

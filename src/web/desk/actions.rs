@@ -106,9 +106,12 @@ async fn somebody_was_faster(state: &AppState, signed_in: &SignedIn, draft: Uuid
 pub struct TextForm {
     csrf: String,
     text: String,
+    /// `ask` for a question that the customer has to answer.
+    #[serde(default)]
+    kind: String,
 }
 
-/// Writes to the customer without a draft.
+/// Writes to the customer without a draft: an answer, or the one question.
 pub async fn reply(
     signed_in: SignedIn,
     State(state): State<AppState>,
@@ -121,7 +124,8 @@ pub async fn reply(
         let problem = too_long(&signed_in, &[&text]).unwrap_or_else(|| signed_in.t.error_empty_reply.to_owned());
         return with_problem(&state, &signed_in, id, problem, None).await;
     }
-    let (ticket, message) = state.pipeline.store.write_as_agent(id, text, signed_in.person(), HOLD).await?;
+    let (ticket, message) =
+        state.pipeline.store.write_as_agent(id, text, form.kind == "ask", signed_in.person(), HOLD).await?;
     state.worker.stop(id);
     state.worker.outbox_due_in(HOLD);
     tell(&state, &ticket, "changed", &signed_in, "reply").await?;

@@ -59,6 +59,8 @@ pub struct Similar {
     pub title: String,
     pub is_article: bool,
     pub similarity: String,
+    /// What can be put into a reply.
+    pub text: String,
     pub url: Option<String>,
 }
 
@@ -375,6 +377,7 @@ fn similar(view: &TicketView) -> Vec<Similar> {
         title: evidence.title.clone(),
         is_article: evidence.kind == MemoryKind::Article,
         similarity: format!("{:.2}", evidence.similarity),
+        text: evidence.text.clone(),
         url: evidence.url.clone().filter(|url| url.starts_with("https://") || url.starts_with("http://")),
     });
     found.collect()

@@ -67,6 +67,16 @@
       box.hidden = !open;
       if (open) $("textarea, input:not([type=hidden])", box)?.focus();
     }
+    const insert = event.target.closest("[data-insert]");
+    if (insert) {
+      // Into the reply that is being edited, else into a message of one's own.
+      const edit = $("#edit-box");
+      if (!edit) $("#write-box").parentElement.open = true;
+      else if (edit.hidden) { closeBoxes(); edit.hidden = false; }
+      const field = $("textarea", edit ?? $("#write-box"));
+      field.value = field.value.trim() ? `${field.value.trimEnd()}\n\n${insert.dataset.insert}` : insert.dataset.insert;
+      field.focus();
+    }
     const claim = event.target.closest(".claim[tabindex]");
     if (claim) light(claim, true);
   });
@@ -109,16 +119,37 @@
     });
   }
 
+  // --- streams ---------------------------------------------------------------------------------------------------
+
+  // A browser keeps six connections to a site: pages that nobody looks at let theirs go, and catch up when they are seen.
+  function live(address, listen, catchUp) {
+    let source = null;
+    const open = () => { source = new EventSource(address); listen(source); };
+    const close = () => { source?.close(); source = null; };
+    document.addEventListener("visibilitychange", () => {
+      if (document.hidden) close();
+      else if (!source) { open(); catchUp(); }
+    });
+    addEventListener("pagehide", close);
+    addEventListener("pageshow", (event) => { if (event.persisted && !source) { open(); catchUp(); } });
+    if (!document.hidden) open();
+  }
+
   // --- live lists -------------------------------------------------------------------------------------------------
 
   const list = $("#rows[data-live]");
   if (list) {
     let waiting = null;
-    const source = new EventSource(list.dataset.live);
-    source.addEventListener("change", () => {
-      // Many changes at once are one look; a list that is scrolled far down or being searched stays as it is.
-      waiting ??= setTimeout(() => { waiting = null; htmx.trigger(list, "refresh"); }, 300);
-    });
+    let stale = false;
+    // Many changes at once are one look. Who has scrolled into further pages keeps them until they are back at the top.
+    const deep = () => scrollY > 0 && rows().length > 50;
+    function refresh() {
+      if (deep()) { stale = true; return; }
+      stale = false;
+      waiting ??= setTimeout(() => { waiting = null; if (deep()) stale = true; else htmx.trigger(list, "refresh"); }, 300);
+    }
+    addEventListener("scroll", () => { if (stale && !scrollY) refresh(); }, { passive: true });
+    live(list.dataset.live, (source) => source.addEventListener("change", refresh), refresh);
     let focused = null;
     document.addEventListener("htmx:beforeSwap", (event) => {
       if (event.detail.target === list) focused = document.activeElement?.closest?.(".row")?.id;
@@ -126,7 +157,6 @@
     document.addEventListener("htmx:afterSettle", (event) => {
       if (event.detail.target === list && focused) $(`#${CSS.escape(focused)} a`)?.focus({ preventScroll: true });
     });
-    addEventListener("pagehide", () => source.close());
   }
 
   // --- one ticket -------------------------------------------------------------------------------------------------
@@ -134,8 +164,6 @@
   const ticket = $("#ticket");
   if (ticket) {
     const panel = $("#panel");
-    // What happened before is in the page; the stream begins behind it.
-    const source = new EventSource(ticket.dataset.events);
     // Nobody's typing is swapped away under their hands.
     const busy = () => $$(".box, .note-box").some((box) => !box.hidden && $$("textarea, input:not([type=hidden])", box)
       .some((field) => field.value !== field.defaultValue || field === document.activeElement));
@@ -154,24 +182,26 @@
       place.hidden = false;
       $("#stream-text").textContent = text;
     }
-    source.addEventListener("token", (event) => { written += JSON.parse(event.data); show(written); });
-    // Until the model writes, the reply cut from the best solved case.
-    source.addEventListener("extractive", (event) => { if (!written) show(JSON.parse(event.data).text); });
-    source.addEventListener("cut", (event) => {
-      for (const finding of JSON.parse(event.data)) written = written.replace(finding.sentence, "");
-      show(written);
-    });
-    for (const kind of ["received", "decision", "review", "message", "taken", "given_back", "taken_back", "changed", "feedback"]) {
-      source.addEventListener(kind, () => { written = ""; refresh(); });
-    }
-    source.addEventListener("presence", (event) => {
-      const others = JSON.parse(event.data);
-      const place = $("#presence");
-      place.hidden = !others.length;
-      place.textContent = others.length ? `${ticket.dataset.others} ${others.join(", ")}` : "";
-    });
+    // What happened before is in the page; the stream begins behind it.
+    live(ticket.dataset.events, (source) => {
+      source.addEventListener("token", (event) => { written += JSON.parse(event.data); show(written); });
+      // Until the model writes, the reply cut from the best solved case.
+      source.addEventListener("extractive", (event) => { if (!written) show(JSON.parse(event.data).text); });
+      source.addEventListener("cut", (event) => {
+        for (const finding of JSON.parse(event.data)) written = written.replace(finding.sentence, "");
+        show(written);
+      });
+      for (const kind of ["received", "decision", "review", "message", "taken", "given_back", "taken_back", "changed", "feedback"]) {
+        source.addEventListener(kind, () => { written = ""; refresh(); });
+      }
+      source.addEventListener("presence", (event) => {
+        const others = JSON.parse(event.data);
+        const place = $("#presence");
+        place.hidden = !others.length;
+        place.textContent = others.length ? `${ticket.dataset.others} ${others.join(", ")}` : "";
+      });
+    }, refresh);
     document.addEventListener("htmx:afterSettle", (event) => { if (event.detail.target === panel) countDown(panel); });
-    addEventListener("pagehide", () => source.close());
   }
 
   countDown(document);

@@ -95,16 +95,19 @@ impl Driver {
     }
 
     fn call(&self, method: &str, path: &str, body: Option<&Value>) -> Value {
+        self.try_call(method, path, body).unwrap_or_else(|error| panic!("{method} {path}: {error}"))
+    }
+
+    fn try_call(&self, method: &str, path: &str, body: Option<&Value>) -> Result<Value, Box<dyn std::error::Error>> {
         let request = ureq::http::Request::builder().method(method).uri(format!("{}{path}", self.address));
         let request = request.header("content-type", "application/json");
         let answer = match body {
-            Some(body) => self.agent.run(request.body(body.to_string()).expect("request")),
-            None => self.agent.run(request.body(()).expect("request")),
+            Some(body) => self.agent.run(request.body(body.to_string())?),
+            None => self.agent.run(request.body(())?),
         };
-        let mut answer = answer.unwrap_or_else(|error| panic!("{method} {path}: {error}"));
-        let text = answer.body_mut().with_config().limit(64 << 20).read_to_string().expect("an answer");
-        let answer: Value = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"));
-        answer["value"].clone()
+        let text = answer?.body_mut().with_config().limit(64 << 20).read_to_string()?;
+        let answer: Value = serde_json::from_str(&text)?;
+        Ok(answer["value"].clone())
     }
 }
 
@@ -241,8 +244,7 @@ impl Window<'_> {
 
 impl Drop for Window<'_> {
     fn drop(&mut self) {
-        if !std::thread::panicking() {
-            self.driver.call("DELETE", &format!("/session/{}", self.session), None);
-        }
+        // Also after a failed test, else its browser would stay.
+        drop(self.driver.try_call("DELETE", &format!("/session/{}", self.session), None));
     }
 }

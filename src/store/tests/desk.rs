@@ -1,0 +1,136 @@
+//! The desk's side of the store: who has what, what is hidden, found, corrected and taken back.
+
+use jiff::Timestamp;
+
+use super::*;
+use crate::store::{Correction, DeskFilter, Feedback, NewAgent, Person, Role, Scope, more_urgent};
+use crate::ticket::{Author, Difficulty};
+
+fn everything(scope: Scope) -> DeskFilter {
+    DeskFilter {
+        scope,
+        urgency: None,
+        difficulty: None,
+        action: None,
+        language: None,
+        channel: None,
+        search: None,
+        with_draft: false,
+        limit: 50,
+        cursor: None,
+    }
+}
+
+async fn agent(test: &TestStore, name: &str) -> Uuid {
+    let new = NewAgent {
+        login: name.to_lowercase(),
+        name: name.to_owned(),
+        role: Role::Agent,
+        password_hash: "hash".to_owned(),
+    };
+    test.store.add_agent(new, "test", false).await.unwrap().id
+}
+
+#[tokio::test]
+async fn logins_are_unique_whatever_their_case_and_sessions_end() {
+    let test = TestStore::new().await;
+    let id = agent(&test, "Ana").await;
+    let again = NewAgent { login: "ANA".into(), name: "Other".into(), role: Role::Admin, password_hash: "x".into() };
+    assert!(matches!(test.store.add_agent(again.clone(), "test", false).await, Err(StoreError::Conflict(_))));
+    assert!(matches!(test.store.add_agent(again, "test", true).await, Err(StoreError::Conflict(_))));
+    let far = Timestamp::now().as_millisecond() + 60_000;
+    test.store.start_session(id, "token", "csrf", far).await.unwrap();
+    test.store.start_session(id, "old token", "csrf", 1).await.unwrap();
+    assert_eq!(test.store.session("token").await.unwrap().map(|session| session.agent.name), Some("Ana".to_owned()));
+    assert!(test.store.session("old token").await.unwrap().is_none());
+    assert!(test.store.session("TOKEN").await.unwrap().is_none());
+    test.store.end_session("token").await.unwrap();
+    assert!(test.store.session("token").await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn lines_come_in_order_page_by_page_and_are_found_by_words_without_accents() {
+    let test = TestStore::new().await;
+    let mut ids = Vec::new();
+    for (number, urgency) in
+        [Urgency::Low, Urgency::Critical, Urgency::Normal, Urgency::Critical].into_iter().enumerate()
+    {
+        let accepted = test.accept(&format!("la facturación falla {number}")).await;
+        let done = FinishedWork { urgency: Some(urgency), ..work(&accepted, TicketState::Review) };
+        test.store.finish(accepted.ticket.id, done).await.unwrap();
+        ids.push(accepted.ticket.id);
+    }
+    let all = test.store.desk_rows(&everything(Scope::Team)).await.unwrap();
+    let order: Vec<Uuid> = all.iter().map(|row| row.ticket.id).collect();
+    assert_eq!(order, [ids[1], ids[3], ids[2], ids[0]], "by urgency, then by age");
+    let mut paged = Vec::new();
+    let mut filter = DeskFilter { limit: 1, ..everything(Scope::Team) };
+    while let Some(row) = test.store.desk_rows(&filter).await.unwrap().pop() {
+        paged.push(row.ticket.id);
+        filter.cursor = Some(row.cursor);
+    }
+    assert_eq!(paged, order);
+    for (search, count) in
+        [("facturacion", 4), ("FACTUR", 4), ("falla 2", 1), ("factura\" OR 1", 0), ("nada", 0), ("\"*()", 4)]
+    {
+        let filter = DeskFilter { search: Some(search.to_owned()), ..everything(Scope::All) };
+        assert_eq!(test.store.desk_rows(&filter).await.unwrap().len(), count, "{search}");
+    }
+    let ana = agent(&test, "Ana").await;
+    assert_eq!(test.store.desk_counts(ana).await.unwrap().critical, 2);
+    test.store
+        .snooze(ids[1], Timestamp::now().checked_add(jiff::SignedDuration::from_hours(1)).ok(), "Ana")
+        .await
+        .unwrap();
+    assert_eq!(test.store.desk_rows(&everything(Scope::Team)).await.unwrap().len(), 3);
+    test.store.snooze(ids[1], None, "Ana").await.unwrap();
+    assert_eq!(test.store.desk_rows(&everything(Scope::Team)).await.unwrap().len(), 4);
+    test.store.take_over(ids[0], Person { id: ana, name: "Ana" }).await.unwrap();
+    let mine = test.store.desk_rows(&everything(Scope::Mine(ana))).await.unwrap();
+    assert_eq!(mine.iter().map(|row| row.ticket.id).collect::<Vec<_>>(), [ids[0]]);
+}
+
+#[tokio::test]
+async fn a_message_without_a_draft_can_be_taken_back_until_it_goes_out() {
+    let test = TestStore::new().await;
+    let ana = Person { id: agent(&test, "Ana").await, name: "Ana" };
+    let accepted = test.accept("hola").await;
+    let id = accepted.ticket.id;
+    test.store.finish(id, work(&accepted, TicketState::Review)).await.unwrap();
+    let hold = std::time::Duration::from_secs(60);
+    let (ticket, message) = test.store.write_as_agent(id, "¿qué versión?".into(), true, ana, hold).await.unwrap();
+    assert_eq!(ticket.state, TicketState::Waiting);
+    assert!(test.store.claim_outbox(9, 30).await.unwrap().is_empty(), "it is held");
+    assert_eq!(test.store.held_replies(id).await.unwrap().len(), 1);
+    let (ticket, text) = test.store.take_back(message.id, "Ana").await.unwrap();
+    assert_eq!((ticket.state, text.as_str()), (TicketState::Escalated, "¿qué versión?"));
+    assert!(matches!(test.store.take_back(message.id, "Ana").await, Err(StoreError::Conflict(_))));
+    let (_, message) =
+        test.store.write_as_agent(id, "Hecho.".into(), false, ana, std::time::Duration::ZERO).await.unwrap();
+    let claimed = test.store.claim_outbox(9, 30).await.unwrap();
+    let row = claimed.iter().find(|row| row.message_id == message.id).expect("claimed");
+    assert_eq!((row.author, row.agent.as_deref()), (Author::Agent, Some("Ana")));
+    assert!(matches!(test.store.take_back(message.id, "Ana").await, Err(StoreError::Conflict(_))));
+}
+
+#[tokio::test]
+async fn what_customers_and_agents_set_right_is_kept() {
+    let test = TestStore::new().await;
+    let accepted = test.accept("hola").await;
+    let id = accepted.ticket.id;
+    test.store.finish(id, work(&accepted, TicketState::Answered)).await.unwrap();
+    let ticket = test.store.correct(id, Correction::Difficulty(Difficulty::Engineering), "Ana").await.unwrap();
+    assert_eq!((ticket.difficulty, ticket.urgency), (Some(Difficulty::Engineering), Some(Urgency::High)));
+    assert_eq!(more_urgent(ticket.urgency), Urgency::Critical);
+    assert_eq!(more_urgent(Some(Urgency::Critical)), Urgency::Critical);
+    assert_eq!(more_urgent(None), Urgency::High);
+    let ticket = test.store.take_feedback(id, Feedback::Urgent).await.unwrap();
+    assert_eq!(ticket.state, TicketState::Answered, "urgency alone moves nothing");
+    let ticket = test.store.take_feedback(id, Feedback::NotHelped).await.unwrap();
+    assert_eq!(ticket.state, TicketState::Escalated);
+    let kept: Vec<(String, i64, String)> = sqlx::query_as("SELECT judgement, became, corrector FROM corrections")
+        .fetch_all(&test.store.writer)
+        .await
+        .unwrap();
+    assert_eq!(kept, [("difficulty".to_owned(), 4, "Ana".to_owned())]);
+}
