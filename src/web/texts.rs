@@ -142,6 +142,7 @@ texts! {
     snooze: "Hide for a day", "Ocultar un día";
     wake: "Show again", "Mostrar";
     expected_time: "Similar requests: half were solved within {median}, nine in ten within {p90} ({n} cases).", "Consultas parecidas: la mitad se resolvió en {median} y nueve de cada diez en {p90} ({n} casos).";
+    expected_of_all: "All solved requests: half within {median}, nine in ten within {p90}.", "Todas las consultas resueltas: la mitad en {median} y nueve de cada diez en {p90}.";
     decision: "Decision", "Decisión";
     similar: "Found in the memory", "En la memoria";
     timeline: "Timeline", "Cronología";

@@ -341,6 +341,19 @@ fn screenshots_are_taken_when_asked_for() {
         client.worked(&id);
         tickets.push(id);
     }
+    let draft = |id: &str| {
+        client.view(id)["drafts"].as_array().and_then(|drafts| drafts.last().cloned()).expect("a draft")["id"]
+            .as_str()
+            .expect("id")
+            .to_owned()
+    };
+    for (id, action, text) in [
+        (&tickets[1], "approve", ""),
+        (&tickets[3], "edit", "Hola, prueba esto."),
+        (&tickets[5], "reject", "no es eso"),
+    ] {
+        ana.form(&format!("/desk/drafts/{}/{action}", draft(id)), &[("text", text)]);
+    }
     let chat = crate::support::post_form(&client, "/chat", "", &[("body", REQUEST), ("name", "María")]);
     let link = chat.header("location").to_owned();
     std::thread::sleep(Duration::from_secs(20));

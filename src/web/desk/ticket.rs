@@ -364,9 +364,10 @@ fn one<T: Class>(
 
 fn expected(view: &TicketView, t: &'static Texts) -> Option<String> {
     let time = view.triage.as_ref()?.expected_time?;
+    // Without samples the times are those of the whole memory.
+    let text = if time.samples == 0 { t.expected_of_all } else { t.expected_time };
     Some(
-        t.expected_time
-            .replace("{median}", &hours(time.median_hours, t))
+        text.replace("{median}", &hours(time.median_hours, t))
             .replace("{p90}", &hours(time.p90_hours, t))
             .replace("{n}", &time.samples.to_string()),
     )
