@@ -103,7 +103,7 @@ impl Worker {
         });
     }
 
-    /// Puts a ticket in line once its customer has written nothing for [`QUIET`]: several messages in a row get one reply.
+    /// Puts a ticket in line once its customer has written nothing for a moment: several messages in a row get one reply.
     pub fn work_on_when_quiet(&self, ticket: Uuid) {
         self.wait_for_quiet(ticket, true);
         self.work_on(ticket);
