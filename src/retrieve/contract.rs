@@ -31,7 +31,7 @@ fn point(number: u64, language: &str, problem: &str, solution: &str) -> MemoryPo
     }
 }
 
-fn samples() -> Vec<MemoryPoint> {
+pub(super) fn samples() -> Vec<MemoryPoint> {
     let mut points = vec![
         point(1, "es", "No puedo entrar, olvidé mi contraseña", "Cambie la contraseña en el panel"),
         point(2, "es", "Los correos no llegan al buzón", "El buzón estaba lleno: vacíe la papelera"),

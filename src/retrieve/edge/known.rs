@@ -2,7 +2,7 @@
 //!
 //! Mean vectors and words come from the first points by id. Ids are hashes, so these are a fair sample of a large memory.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use qdrant_edge::{
@@ -10,14 +10,18 @@ use qdrant_edge::{
     VectorStructInternal, WithPayloadInterface, WithVector,
 };
 
-use super::engine::{BM25, LANGUAGE, PROBLEM, SOLUTION, path};
+use super::engine::{BM25, LANGUAGE, PROBLEM, SOLUTION, VAST, path};
 use super::points::{kind, text};
+use super::words::Rarity;
+use crate::retrieve::SearchQuery;
 use crate::retrieve::background::{Centroids, SAMPLE};
 use crate::retrieve::bm25::SparseTerms;
 
 /// Entries of the inverted index that the candidates of one search by words may take. A request has about six times as
 /// many entries as the index has points, so all of its words are read up to about 60,000 points.
 const ENTRIES: f32 = 400_000.0;
+/// The same in a vast memory, where all words are searched at once and the rarer ones say enough.
+const ENTRIES_IN_VAST: f32 = 200_000.0;
 /// Words looked up in any case, the rarest ones.
 const LEAST_WORDS: usize = 4;
 /// More languages than any memory has.
@@ -27,8 +31,9 @@ const LANGUAGES: usize = 1_000;
 #[derive(Default)]
 pub(super) struct Known {
     pub points: usize,
-    /// At least those of all points.
-    pub languages: BTreeSet<String>,
+    /// At least those of all points, with how many have each; 0 for one that came since.
+    pub languages: BTreeMap<String, usize>,
+    pub rarity: Rarity,
     pub sample: Arc<Sample>,
 }
 
@@ -45,13 +50,36 @@ pub(super) struct Sample {
 
 impl Known {
     pub fn read(shard: &EdgeShard) -> OperationResult<Self> {
+        let (points, languages) = (shard.info().points_count, Self::languages(shard)?);
+        Ok(Self { points, languages, rarity: Rarity::default(), sample: Arc::new(Sample::read(shard)?) })
+    }
+
+    /// Languages with how many points have each.
+    pub fn languages(shard: &EdgeShard) -> OperationResult<BTreeMap<String, usize>> {
         let languages = FacetRequest { key: path(LANGUAGE), limit: LANGUAGES, filter: None, exact: false };
-        let languages = shard.facet(languages)?.hits.into_iter().filter_map(|hit| match hit.value {
-            FacetValue::Keyword(language) => Some(language),
+        let counted = shard.facet(languages)?.hits.into_iter().filter_map(|hit| match hit.value {
+            FacetValue::Keyword(language) => Some((language, hit.count)),
             _ => None,
         });
-        let languages = languages.collect();
-        Ok(Self { points: shard.info().points_count, languages, sample: Arc::new(Sample::read(shard)?) })
+        Ok(counted.collect())
+    }
+
+    /// The request's language, and the others that it wants; those that no point has are left out.
+    pub fn split(&self, query: &SearchQuery) -> (Vec<String>, Vec<String>) {
+        let wanted =
+            |language: &&String| query.filter.languages.is_empty() || query.filter.languages.contains(language);
+        self.languages.keys().filter(wanted).cloned().partition(|language| *language == query.language)
+    }
+
+    /// Share of the points in one of these languages.
+    pub fn share(&self, languages: &[String]) -> f32 {
+        let count: usize = languages.iter().filter_map(|language| self.languages.get(language)).sum();
+        count as f32 / self.points.max(1) as f32
+    }
+
+    /// Whether conditions on the language are saved where they can be, and more candidates looked at.
+    pub fn is_vast(&self) -> bool {
+        self.points >= VAST
     }
 
     /// The rarest of the terms, as many as may be read; all of them in a small memory.
@@ -60,13 +88,14 @@ impl Known {
         let mut by_share: Vec<(f32, usize)> =
             terms.indices.iter().enumerate().map(|(at, term)| (share(*term), at)).collect();
         by_share.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+        let bound = if self.is_vast() { ENTRIES_IN_VAST } else { ENTRIES };
         let mut entries = 0.0;
         let mut chosen: Vec<usize> = by_share
             .into_iter()
             .enumerate()
             .take_while(|(count, (share, _))| {
                 entries += share * self.points as f32;
-                *count < LEAST_WORDS || entries <= ENTRIES
+                *count < LEAST_WORDS || entries <= bound
             })
             .map(|(_, (_, at))| at)
             .collect();
@@ -137,13 +166,15 @@ mod tests {
     }
 
     #[test]
-    fn a_small_memory_reads_every_word_and_a_large_one_the_rarest() {
+    fn a_small_memory_reads_every_word_and_larger_ones_the_rarest() {
         let terms = SparseTerms { indices: (0..20).collect(), values: vec![1.0; 20] };
         assert_eq!(known(50_000).affordable(&terms), terms);
-        let chosen = known(1_000_000).affordable(&terms);
-        // Ten words that the sample lacks, and those of shares 0, 0.1 and 0.2.
-        assert_eq!(chosen.indices, [0, 1, 2, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19]);
+        let chosen = known(180_000).affordable(&terms);
+        // Ten words that the sample lacks, and those of shares up to 0.6.
+        assert_eq!(chosen.indices, [0, 1, 2, 3, 4, 5, 6, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19]);
         assert_eq!(chosen.values.len(), chosen.indices.len());
+        let of_a_vast_one = known(500_000).affordable(&terms);
+        assert_eq!(of_a_vast_one.indices, [0, 1, 2, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19]);
         let common = SparseTerms { indices: (5..10).collect(), values: vec![1.0; 5] };
         assert_eq!(known(10_000_000).affordable(&common).indices, [5, 6, 7, 8]);
         assert!(known(10).affordable(&SparseTerms::default()).is_empty());

@@ -12,8 +12,10 @@ mod build;
 mod engine;
 mod known;
 mod layout;
+mod plan;
 mod points;
 mod search;
+mod words;
 
 use std::fs::{self, File};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -226,11 +228,13 @@ impl Inner {
     /// Languages are known as soon as they are there, since searches name them.
     fn note_added(&self, points: &[MemoryPoint]) {
         let known = self.known();
-        if points.iter().any(|point| !known.languages.contains(&point.language)) {
+        if points.iter().any(|point| !known.languages.contains_key(&point.language)) {
             let mut languages = known.languages.clone();
-            languages.extend(points.iter().map(|point| point.language.clone()));
+            for point in points {
+                languages.entry(point.language.clone()).or_default();
+            }
             let sample = Arc::clone(&known.sample);
-            self.set_known(Known { points: known.points, languages, sample });
+            self.set_known(Known { points: known.points, languages, sample, ..Known::default() });
         }
     }
 
@@ -264,7 +268,9 @@ impl Inner {
             true => Arc::new(self.with_shard(Sample::read)?),
             false => Arc::clone(&known.sample),
         };
-        self.set_known(Known { points, languages: known.languages.clone(), sample });
+        // Counted anew only where that matters.
+        let languages = self.with_shard(Known::languages)?;
+        self.set_known(Known { points, languages, sample, ..Known::default() });
         Ok(())
     }
 

@@ -1,16 +1,20 @@
 //! One request as searches of the engine.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::panic::resume_unwind;
+use std::thread;
 
 use qdrant_edge::{
     EdgeShard, Filter as EngineFilter, NamedQuery, OperationResult, PointId, QueryEnum, Record, SearchParams,
-    SearchRequest, VectorInternal, VectorStructInternal, WithPayloadInterface, WithVector,
+    SearchRequest, SparseVector, VectorInternal, VectorStructInternal, WithPayloadInterface, WithVector,
 };
 use uuid::Uuid;
 
-use super::engine::{self, BM25, LANGUAGE, PROBLEM, SOLUTION};
+use super::engine::{BM25, PROBLEM, SOLUTION};
 use super::known::Known;
-use super::points::{any_of, engine_filter, has_id, hit, sparse};
+use super::plan::{Part, Plan};
+use super::points::{engine_filter, hit, sparse};
+use super::words;
 use crate::retrieve::bm25::{self, SparseTerms};
 use crate::retrieve::{Hit, SearchQuery};
 
@@ -24,13 +28,14 @@ pub enum Effort {
 }
 
 /// Points with their scores, by id.
-type Scored = BTreeMap<Uuid, f32>;
+pub(super) type Scored = BTreeMap<Uuid, f32>;
 
-/// A found point: the hit without a score, and its vectors.
-struct Found {
+/// A found point: the hit without a score, its vectors and its words.
+pub(super) struct Found {
     hit: Hit,
     problem: Vec<f32>,
     solution: Vec<f32>,
+    pub words: SparseVector,
 }
 
 /// Problem, solution and lexical leg, best first, ties by id.
@@ -43,37 +48,11 @@ pub(super) fn legs(
     query: &SearchQuery,
     effort: Effort,
 ) -> OperationResult<[Vec<Hit>; 3]> {
-    let parts = parts(known, query, engine_filter(shard, &query.filter)?);
-    let params = match effort {
-        Effort::Served => engine::served(query.limit),
-        Effort::Exact => engine::exact(),
-    };
-    let search = |name: &str, vector: VectorInternal| -> OperationResult<Scored> {
-        let mut scored = Scored::new();
-        for part in &parts {
-            scored.extend(nearest(shard, name, vector.clone(), part.clone(), query.limit, params)?);
-        }
-        Ok(scored)
-    };
-    let mut candidates = BTreeSet::new();
-    if !query.vector.is_empty() {
-        for name in [PROBLEM, SOLUTION] {
-            candidates.extend(search(name, VectorInternal::Dense(query.vector.clone()))?.into_keys());
-        }
-    }
     let terms = bm25::query_terms(&query.text, &query.language);
-    let mut lexical = Scored::new();
-    if !terms.is_empty() {
-        let chosen = if effort == Effort::Exact { terms.clone() } else { known.affordable(&terms) };
-        lexical = search(BM25, VectorInternal::Sparse(sparse(&chosen)))?;
-        candidates.extend(lexical.keys().copied());
-        if chosen != terms {
-            lexical.clear();
-        }
-        score_words(shard, &terms, &mut lexical, &candidates)?;
-    }
-    let found = retrieve(shard, &candidates, !query.vector.is_empty())?;
-    let scored = |id: &Uuid, hit: &Hit| Some(Hit { score: *lexical.get(id)?, ..hit.clone() });
+    let candidates = candidates(shard, known, query, &terms, effort)?;
+    let found = retrieve(shard, &candidates, !query.vector.is_empty(), !terms.is_empty())?;
+    let by_words = words::scores(shard, &known.rarity, &terms, &found)?;
+    let scored = |id: &Uuid, hit: &Hit| Some(Hit { score: *by_words.get(id)?, ..hit.clone() });
     let lexical = ranked(found.iter().filter_map(|(id, found)| scored(id, &found.hit)));
     if query.vector.is_empty() {
         return Ok([Vec::new(), Vec::new(), lexical]);
@@ -86,44 +65,50 @@ pub(super) fn legs(
     Ok([by(|found| &found.problem), by(|found| &found.solution), lexical])
 }
 
-/// Filters for the points in the request's language and for those in all others, which are searched apart: in a memory of
-/// two languages one search would hardly reach the other one, since texts of a language are close to each other whatever
-/// they say. The others are named: the engine looks those up, while it would go through all points for "any but this".
-fn parts(known: &Known, query: &SearchQuery, filter: EngineFilter) -> Vec<Option<EngineFilter>> {
-    let wanted = |language: &&String| query.filter.languages.is_empty() || query.filter.languages.contains(language);
-    let (own, others): (Vec<String>, Vec<String>) =
-        known.languages.iter().filter(wanted).cloned().partition(|language| *language == query.language);
-    let parts = [own, others].into_iter().filter(|languages| !languages.is_empty());
-    parts
-        .map(|languages| {
-            let mut part = filter.clone();
-            if languages.len() < known.languages.len() {
-                part.must.get_or_insert_default().push(any_of(LANGUAGE, languages));
-            }
-            Some(part).filter(|part| part.must.is_some() || part.must_not.is_some())
-        })
-        .collect()
-}
-
-/// Scores the candidates that have no score by words yet; those without a word in common get none.
-fn score_words(
+/// What any leg finds.
+fn candidates(
     shard: &EdgeShard,
+    known: &Known,
+    query: &SearchQuery,
     terms: &SparseTerms,
-    scored: &mut Scored,
-    candidates: &BTreeSet<Uuid>,
-) -> OperationResult<()> {
-    let missing: Vec<PointId> =
-        candidates.iter().filter(|id| !scored.contains_key(*id)).copied().map(PointId::Uuid).collect();
-    if !missing.is_empty() {
-        let count = missing.len();
-        let these = Some(EngineFilter::new_must(has_id(missing)));
-        let terms = VectorInternal::Sparse(sparse(terms));
-        scored.extend(nearest(shard, BM25, terms, these, count, engine::exact())?);
+    effort: Effort,
+) -> OperationResult<BTreeSet<Uuid>> {
+    let plan = Plan::of(known, query, engine_filter(shard, &query.filter)?, effort);
+    let mut legs = Vec::new();
+    if !query.vector.is_empty() {
+        let vector = VectorInternal::Dense(query.vector.clone());
+        legs.extend([PROBLEM, SOLUTION].map(|name| (name, vector.clone(), &plan.dense)));
     }
-    Ok(())
+    if !terms.is_empty() {
+        let chosen = if effort == Effort::Exact { terms.clone() } else { known.affordable(terms) };
+        legs.push((BM25, VectorInternal::Sparse(sparse(&chosen)), &plan.words));
+    }
+    let search = |(name, vector, parts): (&str, VectorInternal, &Vec<Part>)| -> OperationResult<Vec<Uuid>> {
+        let mut found = Vec::new();
+        for part in parts {
+            found.extend(
+                nearest(shard, name, vector.clone(), part.filter.clone(), part.limit, part.params)?.into_keys(),
+            );
+        }
+        Ok(found)
+    };
+    let found = if plan.side_by_side { side_by_side(legs, search) } else { legs.into_iter().map(search).collect() };
+    Ok(found?.into_iter().flatten().collect())
 }
 
-fn nearest(
+/// Each leg in a thread of its own. A panic in one goes on in the caller.
+fn side_by_side<L: Send, T: Send>(
+    legs: Vec<L>,
+    search: impl Fn(L) -> OperationResult<T> + Sync,
+) -> OperationResult<Vec<T>> {
+    thread::scope(|scope| {
+        let search = &search;
+        let legs: Vec<_> = legs.into_iter().map(|leg| scope.spawn(move || search(leg))).collect();
+        legs.into_iter().map(|leg| leg.join().unwrap_or_else(|panic| resume_unwind(panic))).collect()
+    })
+}
+
+pub(super) fn nearest(
     shard: &EdgeShard,
     name: &str,
     vector: VectorInternal,
@@ -146,11 +131,19 @@ fn nearest(
     Ok(points.into_iter().filter_map(|point| Some((uuid(point.id)?, point.score))).collect())
 }
 
-/// The points with these ids, and their vectors where they are asked for.
-fn retrieve(shard: &EdgeShard, ids: &BTreeSet<Uuid>, with_vectors: bool) -> OperationResult<BTreeMap<Uuid, Found>> {
+/// The points with these ids, and their vectors and words where they are asked for.
+pub(super) fn retrieve(
+    shard: &EdgeShard,
+    ids: &BTreeSet<Uuid>,
+    with_vectors: bool,
+    with_words: bool,
+) -> OperationResult<BTreeMap<Uuid, Found>> {
     let ids: Vec<PointId> = ids.iter().copied().map(PointId::Uuid).collect();
-    let vectors = with_vectors.then(|| WithVector::Selector(vec![PROBLEM.into(), SOLUTION.into()]));
-    let records = shard.retrieve(&ids, Some(WithPayloadInterface::Bool(true)), vectors)?;
+    let mut wanted = if with_vectors { vec![PROBLEM.into(), SOLUTION.into()] } else { vec![] };
+    if with_words {
+        wanted.push(BM25.into());
+    }
+    let records = shard.retrieve(&ids, Some(WithPayloadInterface::Bool(true)), Some(WithVector::Selector(wanted)))?;
     Ok(records.into_iter().filter_map(found).collect())
 }
 
@@ -166,7 +159,11 @@ fn found(record: Record) -> Option<(Uuid, Found)> {
         _ => Vec::new(),
     };
     let (problem, solution) = (dense(PROBLEM), dense(SOLUTION));
-    Some((id, Found { hit, problem, solution }))
+    let words = match vectors.remove(BM25) {
+        Some(VectorInternal::Sparse(words)) => words,
+        _ => SparseVector::default(),
+    };
+    Some((id, Found { hit, problem, solution, words }))
 }
 
 /// Best first; what comes in the order of ids, ties stay in.
