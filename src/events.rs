@@ -52,7 +52,7 @@ impl FromStr for EventId {
 pub struct Event {
     pub id: EventId,
     /// `received`, `evidence`, `triage`, `extractive`, `token`, `cut`, `draft`, `decision`, `message`, `review`; from the
-    /// desk `taken`, `given_back`, `taken_back`, `changed`; from the chat `feedback`.
+    /// desk `taken`, `given_back`, `taken_back`, `changed`, `merged`; from the chat `feedback`.
     pub kind: &'static str,
     pub data: Value,
 }
@@ -177,7 +177,7 @@ impl Topics {
 
 /// Kinds come from this program's own constants; a row of a newer version is passed on under a neutral name.
 fn known_kind(kind: &str) -> &'static str {
-    const KINDS: [&str; 14] = [
+    const KINDS: [&str; 15] = [
         "received",
         "evidence",
         "triage",
@@ -192,6 +192,7 @@ fn known_kind(kind: &str) -> &'static str {
         "taken_back",
         "changed",
         "feedback",
+        "merged",
     ];
     KINDS.into_iter().find(|known| *known == kind).unwrap_or("other")
 }

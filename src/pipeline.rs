@@ -68,6 +68,8 @@ pub struct Answer {
 
 /// What is known of a request before anything is drafted.
 pub struct Judged {
+    /// Of the request; none where it could not be embedded.
+    pub vector: Option<Vec<f32>>,
     pub triage: Triage,
     pub evidence: Vec<Retrieved>,
     /// Stages that failed or ran out of time, in words.
@@ -108,7 +110,7 @@ impl Pipeline {
 
     /// Drafts a reply to a judged request and decides what may happen to it.
     pub async fn reply(&self, request: &Request, judged: Judged, watch: &UnboundedSender<Stage>) -> Answer {
-        let Judged { triage, evidence, mut degraded, timings, clock } = judged;
+        let Judged { triage, evidence, mut degraded, timings, clock, .. } = judged;
         let policy = self.settings.policy.of(request.queue.as_deref());
         let has_words = request.text().chars().any(char::is_alphabetic);
         let plan = if has_words { decide::plan(&triage, &evidence, policy) } else { decide::plan_for_no_words() };
@@ -163,7 +165,7 @@ impl Pipeline {
         let triage = timed_now("triage", judge);
         let triage_ms = clock.elapsed_ms() - embed_ms - retrieve_ms;
         let timings = Timings { embed_ms, retrieve_ms, triage_ms, ..Timings::default() };
-        Judged { triage, evidence, degraded, timings, clock }
+        Judged { vector, triage, evidence, degraded, timings, clock }
     }
 
     /// Puts a stored ticket through [`Pipeline::answer`] and records the outcome. Safe to repeat after a crash: the
@@ -193,15 +195,16 @@ impl Pipeline {
                 judged = self.judge(&request).await;
                 judged.tell(&watch);
             }
+            let vector = judged.vector.take();
             tokio::select! {
-                answer = self.reply(&request, judged, &watch) => Ok::<_, StoreError>(Some((answer, seen_message))),
+                answer = self.reply(&request, judged, &watch) => Ok::<_, StoreError>(Some((answer, seen_message, vector))),
                 () = stop.notified() => Ok(None),
             }
         };
         let (answered, told) = tokio::join!(answering, self.publish(ticket, stages));
         told?;
-        let Some((answer, seen_message)) = answered? else { return Ok(None) };
-        timed("record", self.record(ticket, seen_message, &answer)).await?;
+        let Some((answer, seen_message, vector)) = answered? else { return Ok(None) };
+        timed("record", self.record(ticket, seen_message, &answer, vector.as_deref())).await?;
         Ok(Some(answer))
     }
 
@@ -297,8 +300,16 @@ impl Pipeline {
         Ok(())
     }
 
-    async fn record(&self, ticket: Uuid, seen_message: Uuid, answer: &Answer) -> Result<(), StoreError> {
-        self.store.save_analysis(ticket, &answer.triage, &as_evidence(&answer.evidence), &answer.timings).await?;
+    async fn record(
+        &self,
+        ticket: Uuid,
+        seen_message: Uuid,
+        answer: &Answer,
+        vector: Option<&[f32]>,
+    ) -> Result<(), StoreError> {
+        let vector = vector.map(|vector| (self.inference.embedder_name(), vector));
+        let evidence = as_evidence(&answer.evidence);
+        self.store.save_analysis(ticket, &answer.triage, &evidence, &answer.timings, vector).await?;
         let draft_id = match &answer.draft {
             Some(draft) => Some(self.store.save_draft(ticket, draft).await?),
             None => None,

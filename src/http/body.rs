@@ -1,4 +1,5 @@
-//! Request bodies are read whole, within the limit, before any handler runs.
+//! Request bodies are read whole, within the limit, before any handler runs; forms with files, which may be longer, are
+//! read by their handlers.
 //!
 //! A server that answers and closes while the client still sends makes the client's system drop the answer ("connection
 //! reset"). So what is refused is read to its end first, as long as that is not too much, and the client sees why.
@@ -6,25 +7,30 @@
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
-use axum::extract::{Request, State};
+use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use futures::StreamExt;
 
 use super::problem::Problem;
+use crate::web::chat;
 
 /// Longest body over the limit that is read to its end, bytes; the connection of a longer one is closed.
 const DRAIN_BYTES: usize = 16 << 20;
 /// Longest time spent on that.
 const DRAIN_TIME: Duration = Duration::from_secs(5);
 
-enum Unread {
+/// Why there is no body.
+pub enum Unread {
     TooLarge,
     Broken(axum::Error),
 }
 
 /// Hands on the request with its whole body, or answers 413. `limit` is in bytes.
 pub async fn read_whole(State(limit): State<usize>, request: Request, next: Next) -> Response {
+    if request.extensions().get::<MatchedPath>().is_some_and(|path| chat::takes_files(path.as_str())) {
+        return next.run(request).await;
+    }
     let (parts, body) = request.into_parts();
     match read(body, limit).await {
         Ok(bytes) => next.run(Request::from_parts(parts, Body::from(bytes))).await,
@@ -38,13 +44,17 @@ pub async fn read_whole(State(limit): State<usize>, request: Request, next: Next
     }
 }
 
-async fn read(body: Body, limit: usize) -> Result<Bytes, Unread> {
+/// Reads a body of at most `limit` bytes.
+///
+/// # Errors
+/// When it is longer; what is over is read too, within reason.
+pub async fn read(body: Body, limit: usize) -> Result<Bytes, Unread> {
     let mut chunks = body.into_data_stream();
     let mut whole = Vec::new();
     while let Some(chunk) = chunks.next().await {
         let chunk = chunk.map_err(Unread::Broken)?;
         if whole.len() + chunk.len() > limit {
-            let mut thrown_away = whole.len() + chunk.len();
+            let mut thrown_away = whole.len() + chunk.len() - limit;
             let drain = async {
                 while let Some(Ok(chunk)) = chunks.next().await {
                     thrown_away += chunk.len();
@@ -97,6 +107,6 @@ mod tests {
     async fn what_never_ends_is_not_read_for_ever() {
         let (body, taken) = chunks(usize::MAX);
         assert!(matches!(read(body, 4096).await, Err(Unread::TooLarge)));
-        assert!(taken.load(Ordering::Relaxed) <= DRAIN_BYTES / 1024 + 1);
+        assert!(taken.load(Ordering::Relaxed) <= (DRAIN_BYTES + 4096) / 1024 + 1);
     }
 }

@@ -1,7 +1,7 @@
 //! The HTTP API: a thin skin over the pipeline and the store.
 
-mod auth;
-mod body;
+pub mod auth;
+pub mod body;
 mod drafts;
 mod extract;
 mod health;

@@ -16,6 +16,7 @@ use super::extract::Path;
 use super::problem::Problem;
 use crate::events::{Event, EventId};
 use crate::store::{Store, StoreError};
+use crate::ticket::TicketState;
 
 /// Follows a ticket: `received`, `evidence`, `triage`, `extractive`, `token`, `draft`, `decision`, `message`, `review`.
 /// After a lost connection send the last id as `Last-Event-ID` (browsers do) and nothing is missed.
@@ -70,11 +71,13 @@ pub struct StreamQuery {
 }
 
 /// The last event that a page shows, so that a stream that follows it tells nothing twice; of a ticket in work, the message
-/// that is worked on, so that what was told of the work since is told again.
+/// that is worked on, so that what was told of the work since is told again. To be asked before the page reads the ticket:
+/// what happens between the two is then told twice, not missed.
 ///
 /// # Errors
 /// When the store cannot be read.
-pub async fn shown_so_far(store: &Store, ticket: Uuid, is_working: bool) -> Result<i64, StoreError> {
+pub async fn shown_so_far(store: &Store, ticket: Uuid) -> Result<i64, StoreError> {
+    let is_working = store.ticket(ticket).await?.state == TicketState::Received;
     store.last_event(ticket, is_working.then_some("received")).await
 }
 

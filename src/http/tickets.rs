@@ -12,8 +12,8 @@ use super::AppState;
 use super::extract::{Json, Path};
 use super::problem::Problem;
 use crate::intake;
-use crate::store::{Accepted, Idempotency, NewTicket, TicketView};
-use crate::ticket::{Author, Language, TicketState};
+use crate::store::{Accepted, AttachmentRow, Idempotency, NewTicket, TicketView};
+use crate::ticket::{Author, Language, Message, TicketState};
 use crate::timing::{timed, timed_now};
 use crate::worker::Worker;
 
@@ -145,6 +145,15 @@ async fn started(state: &AppState, accepted: Accepted) -> Result<Response, Probl
     Ok(response)
 }
 
+/// The event of an accepted message.
+#[derive(Serialize)]
+struct Received<'a> {
+    #[serde(flatten)]
+    message: &'a Message,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    files: &'a [AttachmentRow],
+}
+
 /// Tells those who follow the ticket of an accepted message and puts the ticket in line with `queue`.
 pub async fn begin_work(state: &AppState, accepted: &Accepted, queue: impl Fn(&Worker, Uuid)) {
     let id = accepted.ticket.id;
@@ -152,7 +161,8 @@ pub async fn begin_work(state: &AppState, accepted: &Accepted, queue: impl Fn(&W
     if !accepted.replayed {
         metrics::counter!("respondo_messages_total").increment(1);
         // The message is on disk: from here on nothing may turn the answer into a failure.
-        if let Err(error) = state.pipeline.events.keep(id, "received", &accepted.message).await {
+        let received = Received { message: &accepted.message, files: &accepted.files };
+        if let Err(error) = state.pipeline.events.keep(id, "received", &received).await {
             tracing::warn!(ticket = %id, %error, "an event is missing from the ticket's stream");
         }
     }

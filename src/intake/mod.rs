@@ -13,6 +13,7 @@ macro_rules! pattern {
 }
 
 pub mod clean;
+pub mod files;
 mod html;
 pub mod import;
 pub mod language;

@@ -1,16 +1,20 @@
 //! The queue as the desk's page shows it.
 
+use futures::TryStreamExt;
 use serde_json::Value;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{QueryBuilder, Row, Sqlite};
 use uuid::Uuid;
 
+use super::embeddings::decode;
 use super::handling::{Handling, handling};
-use super::queue::{Cursor, NO_DUE_TIME, UNJUDGED_URGENCY};
+use super::queue::{Cursor, LATEST, NO_DUE_TIME, UNJUDGED_URGENCY, WAITING_FOR_TEAM};
 use super::rows::{self, level_of, name_of, now_ms};
 use super::{Store, StoreError};
 use crate::ticket::{Action, Difficulty, Language, Ticket, TicketState, Urgency};
 
+/// Tickets compared in a search by meaning, those last worked on: some 40 MB to read.
+const MOST_COMPARED: u32 = 50_000;
 /// Words of a search that are looked at.
 const SEARCH_WORDS: usize = 12;
 
@@ -25,7 +29,7 @@ pub enum Scope {
     All,
 }
 
-/// Which tickets the page shows.
+/// Which tickets the page shows; all of the team's where nothing is said.
 #[derive(Clone, Debug)]
 pub struct DeskFilter {
     pub scope: Scope,
@@ -37,11 +41,35 @@ pub struct DeskFilter {
     pub channel: Option<String>,
     /// Words in subject or messages, all of them; the beginning of a word is enough.
     pub search: Option<String>,
+    /// What a ticket should be about, as the unit vector of a request, with the name of its model. The nearest come
+    /// first then, whatever their urgency, and there is no further page.
+    pub about: Option<(String, Vec<f32>)>,
     /// Only tickets with a draft that waits for an agent.
     pub with_draft: bool,
     pub limit: u32,
     /// [`DeskRow::cursor`] of the last row already seen.
     pub cursor: Option<String>,
+}
+
+/// Tickets listed where no number is given.
+const LISTED: u32 = 50;
+
+impl Default for DeskFilter {
+    fn default() -> Self {
+        Self {
+            scope: Scope::Team,
+            urgency: None,
+            difficulty: None,
+            action: None,
+            language: None,
+            channel: None,
+            search: None,
+            about: None,
+            with_draft: false,
+            limit: LISTED,
+            cursor: None,
+        }
+    }
 }
 
 /// A line of the queue.
@@ -69,12 +97,38 @@ pub struct DeskCounts {
     pub with_draft: u64,
 }
 
-const WAITING: [TicketState; 3] = [TicketState::Received, TicketState::Review, TicketState::Escalated];
-
 impl Store {
     /// Lines of the queue: by urgency, then by the time left, then by age; difficulty has no say in it. For
     /// [`Scope::All`] the latest change comes first.
     pub async fn desk_rows(&self, filter: &DeskFilter) -> Result<Vec<DeskRow>, StoreError> {
+        let Some((model, vector)) = &filter.about else { return self.rows_in_order(filter, None).await };
+        let nearest = self.nearest_tickets(filter, model, vector).await?;
+        let mut rows = self.rows_in_order(filter, Some(&nearest)).await?;
+        rows.sort_by_key(|row| nearest.iter().position(|id| *id == row.ticket.id));
+        Ok(rows)
+    }
+
+    /// The tickets nearest to a vector, best first.
+    async fn nearest_tickets(&self, filter: &DeskFilter, model: &str, vector: &[f32]) -> Result<Vec<Uuid>, StoreError> {
+        let mut query = QueryBuilder::<Sqlite>::new("SELECT ticket_id, vector FROM ticket_vectors WHERE model = ");
+        query.push_bind(model).push(" AND ticket_id IN (SELECT id FROM tickets WHERE 1 = 1");
+        push_conditions(&mut query, filter)?;
+        query.push(") ORDER BY updated_at DESC LIMIT ").push_bind(MOST_COMPARED);
+        let built = query.build();
+        let mut found = built.fetch(&self.reader);
+        let mut nearest: Vec<(f32, Uuid)> = Vec::new();
+        while let Some(row) = found.try_next().await? {
+            let kept = decode(row.try_get("vector")?);
+            if kept.len() == vector.len() {
+                let cosine = kept.iter().zip(vector).map(|(a, b)| a * b).sum();
+                nearest.push((cosine, rows::id(&row, "ticket_id")?));
+            }
+        }
+        nearest.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+        Ok(nearest.into_iter().map(|(_, id)| id).take(filter.limit as usize).collect())
+    }
+
+    async fn rows_in_order(&self, filter: &DeskFilter, only: Option<&[Uuid]>) -> Result<Vec<DeskRow>, StoreError> {
         // The ids in order first, cheaply; texts and judgements of those alone.
         let mut query = QueryBuilder::<Sqlite>::new("WITH keys AS (SELECT id, ");
         match filter.scope {
@@ -89,19 +143,22 @@ impl Store {
         };
         query.push(" FROM tickets WHERE 1 = 1");
         push_conditions(&mut query, filter)?;
+        if let Some(ids) = only {
+            query.push(" AND id IN (");
+            let mut list = query.separated(", ");
+            for id in ids {
+                list.push_bind(id.to_string());
+            }
+            query.push(")");
+        }
         query.push("), listed AS (SELECT * FROM keys");
         if let Some(cursor) = &filter.cursor {
-            let cursor = Cursor::parse(cursor)?;
-            query.push(" WHERE (sort_urgency, sort_due, sort_created, id) > (").push_bind(cursor.urgency);
-            query.push(", ").push_bind(cursor.due).push(", ").push_bind(cursor.created);
-            query.push(", ").push_bind(cursor.id.to_string()).push(")");
+            Cursor::parse(cursor)?.push_behind(&mut query, "sort_urgency, sort_due, sort_created, id");
         }
         query.push(" ORDER BY sort_urgency, sort_due, sort_created, id LIMIT ").push_bind(filter.limit);
-        query.push(
-            ") SELECT t.*, l.sort_urgency, l.sort_due, l.sort_created, a.name AS assignee_name, \
-             (SELECT d.action FROM decisions d WHERE d.ticket_id = t.id ORDER BY d.position DESC LIMIT 1) AS action, \
-             (SELECT f.id FROM drafts f WHERE f.ticket_id = t.id AND f.status = 'open' LIMIT 1) AS draft_id, \
-             (SELECT json_extract(r.triage, '$.urgency.words') FROM triages r WHERE r.ticket_id = t.id \
+        query.push(") SELECT t.*, l.sort_urgency, l.sort_due, l.sort_created, a.name AS assignee_name, ");
+        query.push(LATEST).push(
+            ", (SELECT json_extract(r.triage, '$.urgency.words') FROM triages r WHERE r.ticket_id = t.id \
               ORDER BY r.position DESC LIMIT 1) AS words, \
              (SELECT substr(m.body, 1, 300) FROM messages m WHERE m.ticket_id = t.id AND m.author = 'customer' \
               ORDER BY m.position DESC LIMIT 1) AS says \
@@ -114,7 +171,7 @@ impl Store {
 
     /// The counters above the queue, for this person.
     pub async fn desk_counts(&self, agent: Uuid) -> Result<DeskCounts, StoreError> {
-        let states = WAITING.iter().map(name_of).collect::<Result<Vec<_>, _>>()?;
+        let states = WAITING_FOR_TEAM.iter().map(name_of).collect::<Result<Vec<_>, _>>()?;
         let [received, review, escalated] = [&states[0], &states[1], &states[2]];
         let now = now_ms();
         let row = sqlx::query(
@@ -140,17 +197,23 @@ impl Store {
         })
     }
 
-    /// Other tickets of the same customer, newest first.
-    pub async fn tickets_of_customer(&self, ticket: &Ticket, limit: u32) -> Result<Vec<Ticket>, StoreError> {
+    /// Other tickets of the same customer, newest first, each with the beginning of its first message.
+    pub async fn tickets_of_customer(&self, ticket: &Ticket, limit: u32) -> Result<Vec<(Ticket, String)>, StoreError> {
         let Some(customer) = &ticket.customer else { return Ok(Vec::new()) };
-        let found =
-            sqlx::query("SELECT * FROM tickets WHERE customer = ? AND id <> ? ORDER BY created_at DESC LIMIT ?")
-                .bind(customer)
-                .bind(ticket.id.to_string())
-                .bind(limit)
-                .fetch_all(&self.reader)
-                .await?;
-        found.iter().map(rows::ticket).collect()
+        let found = sqlx::query(
+            "SELECT t.*, (SELECT substr(m.body, 1, 300) FROM messages m WHERE m.ticket_id = t.id \
+                 ORDER BY m.position LIMIT 1) AS says \
+                 FROM tickets t WHERE t.customer = ? AND t.id <> ? ORDER BY t.created_at DESC LIMIT ?",
+        )
+        .bind(customer)
+        .bind(ticket.id.to_string())
+        .bind(limit)
+        .fetch_all(&self.reader)
+        .await?;
+        found
+            .iter()
+            .map(|row| Ok((rows::ticket(row)?, rows::optional_text(row, "says")?.unwrap_or_default())))
+            .collect()
     }
 }
 
@@ -158,7 +221,7 @@ fn push_conditions(query: &mut QueryBuilder<'_, Sqlite>, filter: &DeskFilter) ->
     if filter.scope != Scope::All {
         query.push(" AND state IN (");
         let mut states = query.separated(", ");
-        for state in WAITING {
+        for state in WAITING_FOR_TEAM {
             states.push_bind(name_of(&state)?);
         }
         query.push(") AND (snoozed_until IS NULL OR snoozed_until <= ").push_bind(now_ms()).push(")");

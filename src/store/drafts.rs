@@ -13,7 +13,7 @@ use uuid::Uuid;
 use super::handling::sign;
 use super::rows::{self, level_of, load_ticket, name_of, now_ms};
 use super::tickets::{audit_message, insert_message, set_state, supersede_drafts};
-use super::{Audit, Store, StoreError, content_hash, memory, outbox, write_audit};
+use super::{Audit, Store, StoreError, content_hash, embeddings, memory, outbox, write_audit};
 use crate::ticket::{
     Author, Decision, Difficulty, Draft, DraftKind, Evidence, Language, MemoryItem, Message, Outcome, Ticket,
     TicketState, Timings, Triage, Urgency,
@@ -128,13 +128,15 @@ pub struct OutcomeRecord {
 }
 
 impl Store {
-    /// Keeps the judgement of one piece of work, beside earlier ones.
+    /// Keeps the judgement of one piece of work, beside earlier ones, and the vector of what was asked, if there is one,
+    /// with the name of its model: the latest only.
     pub async fn save_analysis(
         &self,
         ticket_id: Uuid,
         triage: &Triage,
         evidence: &[Evidence],
         timings: &Timings,
+        vector: Option<(&str, &[f32])>,
     ) -> Result<(), StoreError> {
         let mut tx = self.write().await?;
         load_ticket(&mut tx, ticket_id).await?;
@@ -150,6 +152,9 @@ impl Store {
         .bind(ticket_id.to_string())
         .execute(&mut *tx)
         .await?;
+        if let Some((model, vector)) = vector {
+            embeddings::keep_ticket_vector(&mut tx, ticket_id, model, vector).await?;
+        }
         tx.commit().await?;
         Ok(())
     }

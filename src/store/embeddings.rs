@@ -1,11 +1,15 @@
-//! A cache of embeddings, so that a rebuild of the index does not compute them again.
+//! Vectors: a cache for the memory's items, so that a rebuild of the index does not compute them again, and one of each
+//! ticket, for the desk's search by meaning.
 
 use std::collections::HashMap;
 
 use half::f16;
+use sqlx::sqlite::SqliteConnection;
 use sqlx::{QueryBuilder, Row, Sqlite};
+use uuid::Uuid;
 
-use super::{Store, StoreError, rows};
+use super::rows::{self, now_ms};
+use super::{Store, StoreError};
 
 /// Below SQLite's limit of 32,766 bound values.
 const KEYS_PER_QUERY: usize = 1000;
@@ -62,11 +66,32 @@ impl Store {
     }
 }
 
+/// Keeps the vector of what a ticket asks, in place of an earlier one.
+pub(super) async fn keep_ticket_vector(
+    conn: &mut SqliteConnection,
+    ticket: Uuid,
+    model: &str,
+    vector: &[f32],
+) -> Result<(), StoreError> {
+    sqlx::query(
+        "INSERT INTO ticket_vectors (ticket_id, model, vector, updated_at) VALUES (?, ?, ?, ?) \
+         ON CONFLICT (ticket_id) DO UPDATE SET model = excluded.model, vector = excluded.vector, \
+                                              updated_at = excluded.updated_at",
+    )
+    .bind(ticket.to_string())
+    .bind(model)
+    .bind(encode(vector))
+    .bind(now_ms())
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
 fn encode(vector: &[f32]) -> Vec<u8> {
     vector.iter().flat_map(|value| f16::from_f32(*value).to_le_bytes()).collect()
 }
 
-fn decode(bytes: &[u8]) -> Vec<f32> {
+pub(super) fn decode(bytes: &[u8]) -> Vec<f32> {
     let (values, _) = bytes.as_chunks::<2>();
     values.iter().map(|value| f16::from_le_bytes(*value).to_f32()).collect()
 }

@@ -8,6 +8,7 @@ use serde_json::json;
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
 use uuid::Uuid;
 
+use super::merging::survivor;
 use super::rows::{self, level_of, load_ticket, name_of, now_ms};
 use super::tickets::{audit_message, insert_message, set_state, supersede_drafts};
 use super::{Audit, Store, StoreError, outbox, write_audit};
@@ -25,6 +26,8 @@ pub struct Handling {
     pub snoozed_until: Option<Timestamp>,
     /// The skill it was escalated to.
     pub skill: Option<String>,
+    /// The ticket that has the conversation of this duplicate.
+    pub merged_into: Option<Uuid>,
 }
 
 /// A judgement that a person sets right.
@@ -43,6 +46,16 @@ pub enum Feedback {
     Urgent,
 }
 
+/// What an agent writes to a customer without a draft.
+#[derive(Clone, Debug)]
+pub struct Written {
+    pub text: String,
+    /// A question, which the ticket waits for the customer with.
+    pub asks: bool,
+    /// The last message that the agent has read.
+    pub seen: Option<Uuid>,
+}
+
 /// A person at the desk, as records name them.
 #[derive(Clone, Copy, Debug)]
 pub struct Person<'a> {
@@ -53,14 +66,8 @@ pub struct Person<'a> {
 impl Store {
     /// Who has the ticket, and how.
     pub async fn handling(&self, ticket: Uuid) -> Result<Handling, StoreError> {
-        let row = sqlx::query(
-            "SELECT t.assignee, t.taken_over, t.snoozed_until, t.skill, a.name AS assignee_name \
-             FROM tickets t LEFT JOIN agents a ON a.id = t.assignee WHERE t.id = ?",
-        )
-        .bind(ticket.to_string())
-        .fetch_optional(&self.reader)
-        .await?;
-        handling(&row.ok_or_else(|| StoreError::NotFound(format!("ticket {ticket}")))?)
+        let mut conn = self.reader.acquire().await?;
+        load_handling(&mut conn, ticket).await
     }
 
     /// A person takes the conversation: nothing is drafted or sent by itself until it is given back. An open draft stays
@@ -71,18 +78,7 @@ impl Store {
     pub async fn take_over(&self, ticket: Uuid, person: Person<'_>) -> Result<Ticket, StoreError> {
         let mut tx = self.write().await?;
         let before = load_ticket(&mut tx, ticket).await?;
-        let row = sqlx::query(
-            "SELECT t.taken_over, t.assignee, a.name AS assignee_name, t.snoozed_until, t.skill \
-             FROM tickets t LEFT JOIN agents a ON a.id = t.assignee WHERE t.id = ?",
-        )
-        .bind(ticket.to_string())
-        .fetch_one(&mut *tx)
-        .await?;
-        let has = handling(&row)?;
-        if has.taken_over && has.assignee != Some(person.id) {
-            let name = has.assignee_name.unwrap_or_default();
-            return Err(StoreError::Conflict(format!("{name} has taken this conversation over")));
-        }
+        check_nobody_else_has(&mut tx, ticket, person).await?;
         let now = now_ms();
         sqlx::query("UPDATE tickets SET assignee = ?, taken_over = 1, snoozed_until = NULL WHERE id = ?")
             .bind(person.id.to_string())
@@ -126,9 +122,9 @@ impl Store {
     }
 
     /// Hides a ticket from the queue until a time, or shows it again.
-    pub async fn snooze(&self, ticket: Uuid, until: Option<Timestamp>, by: &str) -> Result<(), StoreError> {
+    pub async fn snooze(&self, ticket: Uuid, until: Option<Timestamp>, by: &str) -> Result<Ticket, StoreError> {
         let mut tx = self.write().await?;
-        load_ticket(&mut tx, ticket).await?;
+        let snoozed = load_ticket(&mut tx, ticket).await?;
         let now = now_ms();
         sqlx::query("UPDATE tickets SET snoozed_until = ? WHERE id = ?")
             .bind(until.map(|until| until.as_millisecond()))
@@ -137,7 +133,7 @@ impl Store {
             .await?;
         audit(&mut tx, by, "snoozed", ticket, json!({ "until": until }), now).await?;
         tx.commit().await?;
-        Ok(())
+        Ok(snoozed)
     }
 
     /// Sets a judgement right; the correction is kept to learn from.
@@ -178,19 +174,37 @@ impl Store {
         Ok(after)
     }
 
+    /// Whether this person, or the `customer`, has set a judgement of the ticket right before.
+    pub async fn was_corrected_by(&self, ticket: Uuid, corrector: &str) -> Result<bool, StoreError> {
+        let row = sqlx::query("SELECT EXISTS (SELECT 1 FROM corrections WHERE ticket_id = ? AND corrector = ?) AS was")
+            .bind(ticket.to_string())
+            .bind(corrector)
+            .fetch_one(&self.reader)
+            .await?;
+        Ok(rows::integer(&row, "was")? != 0)
+    }
+
     /// An agent writes to the customer without a draft: an answer, or with `asks` a question, whose ticket waits for the
     /// customer then. The message waits for `hold` before it goes out, so that it can be taken back; open drafts are
-    /// superseded.
+    /// superseded. `seen` is the last message that the agent has read.
+    ///
+    /// # Errors
+    /// [`StoreError::Conflict`] when somebody else has taken the conversation over, has answered since `seen`, or the
+    /// ticket was merged into another one.
     pub async fn write_as_agent(
         &self,
         ticket: Uuid,
-        text: String,
-        asks: bool,
+        written: Written,
         person: Person<'_>,
         hold: Duration,
     ) -> Result<(Ticket, Message), StoreError> {
+        let Written { text, asks, seen } = written;
         let mut tx = self.write().await?;
-        load_ticket(&mut tx, ticket).await?;
+        if survivor(&mut tx, ticket).await? != ticket {
+            return Err(StoreError::Conflict("the ticket was merged into another one".to_owned()));
+        }
+        check_nobody_else_has(&mut tx, ticket, person).await?;
+        check_nobody_answered(&mut tx, ticket, seen).await?;
         let now = now_ms();
         let message = insert_message(&mut tx, ticket, Author::Agent, text, now).await?;
         sign(&mut tx, &message, person.name).await?;
@@ -206,15 +220,15 @@ impl Store {
     }
 
     /// An internal note under a person's name; the customer never sees it.
-    pub async fn add_note(&self, ticket: Uuid, text: String, by: &str) -> Result<Message, StoreError> {
+    pub async fn add_note(&self, ticket: Uuid, text: String, by: &str) -> Result<Ticket, StoreError> {
         let mut tx = self.write().await?;
-        load_ticket(&mut tx, ticket).await?;
+        let noted = load_ticket(&mut tx, ticket).await?;
         let now = now_ms();
         let message = insert_message(&mut tx, ticket, Author::Note, text, now).await?;
         sign(&mut tx, &message, by).await?;
         audit_message(&mut tx, by, "message added", &message, json!({ "bytes": message.body.len() }), now).await?;
         tx.commit().await?;
-        Ok(message)
+        Ok(noted)
     }
 
     /// Takes a reply back that has not gone out yet, with its outcome: the draft is open again. Gives the ticket and
@@ -258,6 +272,7 @@ impl Store {
     /// A customer taps on what is wrong: the ticket goes to a person, unless all that was wrong is its urgency.
     pub async fn take_feedback(&self, ticket: Uuid, feedback: Feedback) -> Result<Ticket, StoreError> {
         let mut tx = self.write().await?;
+        let ticket = survivor(&mut tx, ticket).await?;
         let before = load_ticket(&mut tx, ticket).await?;
         let now = now_ms();
         let stays = feedback == Feedback::Urgent || before.state == TicketState::Review;
@@ -304,6 +319,52 @@ pub(super) async fn sign(conn: &mut SqliteConnection, message: &Message, name: &
     Ok(())
 }
 
+/// Refuses where an agent has answered behind the message that was read last.
+async fn check_nobody_answered(
+    conn: &mut SqliteConnection,
+    ticket: Uuid,
+    seen: Option<Uuid>,
+) -> Result<(), StoreError> {
+    let Some(seen) = seen else { return Ok(()) };
+    let newer = sqlx::query(
+        "SELECT agent FROM messages WHERE ticket_id = ? AND author = ? \
+           AND position > (SELECT position FROM messages WHERE id = ?) ORDER BY position DESC LIMIT 1",
+    )
+    .bind(ticket.to_string())
+    .bind(name_of(&Author::Agent)?)
+    .bind(seen.to_string())
+    .fetch_optional(conn)
+    .await?;
+    let Some(newer) = newer else { return Ok(()) };
+    let name = rows::optional_text(&newer, "agent")?.unwrap_or_else(|| "somebody".to_owned());
+    Err(StoreError::Conflict(format!("{name} has answered meanwhile")))
+}
+
+async fn load_handling(conn: &mut SqliteConnection, ticket: Uuid) -> Result<Handling, StoreError> {
+    let row = sqlx::query(
+        "SELECT t.assignee, t.taken_over, t.snoozed_until, t.skill, t.merged_into, a.name AS assignee_name \
+         FROM tickets t LEFT JOIN agents a ON a.id = t.assignee WHERE t.id = ?",
+    )
+    .bind(ticket.to_string())
+    .fetch_optional(conn)
+    .await?;
+    handling(&row.ok_or_else(|| StoreError::NotFound(format!("ticket {ticket}")))?)
+}
+
+/// Refuses where another person has taken the conversation over.
+async fn check_nobody_else_has(
+    conn: &mut SqliteConnection,
+    ticket: Uuid,
+    person: Person<'_>,
+) -> Result<(), StoreError> {
+    let has = load_handling(conn, ticket).await?;
+    if has.taken_over && has.assignee != Some(person.id) {
+        let name = has.assignee_name.unwrap_or_default();
+        return Err(StoreError::Conflict(format!("{name} has taken this conversation over")));
+    }
+    Ok(())
+}
+
 pub(super) fn handling(row: &SqliteRow) -> Result<Handling, StoreError> {
     Ok(Handling {
         assignee: rows::optional_id(row, "assignee")?,
@@ -311,6 +372,7 @@ pub(super) fn handling(row: &SqliteRow) -> Result<Handling, StoreError> {
         taken_over: rows::integer(row, "taken_over")? != 0,
         snoozed_until: rows::optional_time(row, "snoozed_until")?,
         skill: rows::optional_text(row, "skill")?,
+        merged_into: rows::optional_id(row, "merged_into")?,
     })
 }
 

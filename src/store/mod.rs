@@ -3,12 +3,14 @@
 //! What a call has returned is on disk; what a call has failed at left nothing behind, since every call that writes is
 //! one transaction. The vector index is a projection of this store and can be rebuilt from it.
 //!
-//! One file per concern, all of them `impl Store`: [`tickets`] (requests and messages), [`drafts`] (work on a ticket and
-//! its review), [`outbox`] (replies on their way), [`events`] (what a waiting client is shown), [`queue`] (what waits for
-//! the team, figures), [`desk`] and [`handling`] (the same for the desk's page, and what agents do there), [`agents`] (who
-//! they are), [`history`] (what became of it all), [`memory`] (what the desk knows) and [`embeddings`] (a cache).
+//! One file per concern, all of them `impl Store`: [`tickets`] (requests and messages), [`attachments`] (their files),
+//! [`drafts`] (work on a ticket and its review), [`outbox`] (replies on their way), [`events`] (what a waiting client is
+//! shown), [`queue`] (what waits for the team, figures), [`desk`], [`handling`] and [`merging`] (the same for the desk's
+//! page, and what agents do there), [`agents`] (who they are), [`history`] (what became of it all), [`memory`] (what the
+//! desk knows) and [`embeddings`] (a cache).
 
 pub mod agents;
+pub mod attachments;
 pub mod desk;
 pub mod drafts;
 pub mod embeddings;
@@ -17,6 +19,7 @@ pub mod events;
 pub mod handling;
 pub mod history;
 pub mod memory;
+pub mod merging;
 pub mod numbers;
 pub mod outbox;
 pub mod queue;
@@ -38,6 +41,7 @@ use sqlx::{Connection, Sqlite, Transaction};
 use uuid::Uuid;
 
 pub use agents::{AgentRecord, NewAgent, Role, SessionRecord};
+pub use attachments::{AttachmentRow, NewAttachment};
 pub use desk::{DeskCounts, DeskFilter, DeskRow, Scope};
 pub use drafts::{
     DecisionRecord, DraftRecord, DraftStatus, Finished, FinishedWork, OutcomeRecord, ReviewAction, ReviewResult,
@@ -45,7 +49,7 @@ pub use drafts::{
 pub use embeddings::NewEmbedding;
 pub use error::StoreError;
 pub use events::EventRow;
-pub use handling::{Correction, Feedback, Handling, Person, more_urgent};
+pub use handling::{Correction, Feedback, Handling, Person, Written, more_urgent};
 pub use history::{ResolvedDraft, TicketCourse};
 pub use memory::{MemoryStats, PendingItem, PutResult, content_hash};
 pub use numbers::{DayFigures, QueueFigures, Unanswered};

@@ -14,6 +14,13 @@ pub(super) const UNJUDGED_URGENCY: i64 = 2;
 /// Tickets without a time stand behind those with one.
 pub(super) const NO_DUE_TIME: i64 = i64::MAX;
 
+/// States that wait for the team.
+pub(super) const WAITING_FOR_TEAM: [TicketState; 3] =
+    [TicketState::Received, TicketState::Review, TicketState::Escalated];
+/// Columns of a ticket `t`: its latest decision, and the draft that waits for an agent.
+pub(super) const LATEST: &str = "(SELECT d.action FROM decisions d WHERE d.ticket_id = t.id ORDER BY d.position DESC LIMIT 1) AS action, \
+     (SELECT f.id FROM drafts f WHERE f.ticket_id = t.id AND f.status = 'open' LIMIT 1) AS draft_id";
+
 /// Which tickets to list.
 #[derive(Clone, Debug)]
 pub struct QueueFilter {
@@ -62,15 +69,9 @@ impl Store {
     pub async fn queue(&self, filter: &QueueFilter) -> Result<Vec<QueueRow>, StoreError> {
         let mut query = QueryBuilder::<Sqlite>::new("SELECT * FROM (SELECT t.*, COALESCE(t.urgency, ");
         query.push_bind(UNJUDGED_URGENCY).push(") AS sort_urgency, COALESCE(t.due_at, ").push_bind(NO_DUE_TIME);
-        query.push(
-            ") AS sort_due, \
-             (SELECT d.action FROM decisions d WHERE d.ticket_id = t.id ORDER BY d.position DESC LIMIT 1) AS action, \
-             (SELECT f.id FROM drafts f WHERE f.ticket_id = t.id AND f.status = 'open' LIMIT 1) AS draft_id \
-             FROM tickets t WHERE t.state IN (",
-        );
+        query.push(") AS sort_due, ").push(LATEST).push(" FROM tickets t WHERE t.state IN (");
         let mut states = query.separated(", ");
-        let waiting_for_team = [TicketState::Received, TicketState::Review, TicketState::Escalated];
-        for state in filter.state.as_ref().map_or(&waiting_for_team[..], std::slice::from_ref) {
+        for state in filter.state.as_ref().map_or(&WAITING_FOR_TEAM[..], std::slice::from_ref) {
             states.push_bind(name_of(state)?);
         }
         query.push(")");
@@ -82,10 +83,7 @@ impl Store {
         }
         query.push(") AS listed");
         if let Some(cursor) = &filter.cursor {
-            let cursor = Cursor::parse(cursor)?;
-            query.push(" WHERE (sort_urgency, sort_due, created_at, id) > (").push_bind(cursor.urgency);
-            query.push(", ").push_bind(cursor.due).push(", ").push_bind(cursor.created);
-            query.push(", ").push_bind(cursor.id.to_string()).push(")");
+            Cursor::parse(cursor)?.push_behind(&mut query, "sort_urgency, sort_due, created_at, id");
         }
         query.push(" ORDER BY sort_urgency, sort_due, created_at, id LIMIT ").push_bind(filter.limit);
         let found = query.build().fetch_all(&self.reader).await?;
@@ -157,6 +155,13 @@ pub(super) struct Cursor {
 impl Cursor {
     pub(super) fn to_text(&self) -> String {
         format!("{}.{}.{}.{}", self.urgency, self.due, self.created, self.id)
+    }
+
+    /// The condition that a row stands behind this one by these columns: urgency, due time, creation time, id.
+    pub(super) fn push_behind(&self, query: &mut QueryBuilder<'_, Sqlite>, columns: &str) {
+        query.push(" WHERE (").push(columns).push(") > (").push_bind(self.urgency);
+        query.push(", ").push_bind(self.due).push(", ").push_bind(self.created);
+        query.push(", ").push_bind(self.id.to_string()).push(")");
     }
 
     pub(super) fn parse(text: &str) -> Result<Self, StoreError> {

@@ -10,8 +10,12 @@ use sqlx::sqlite::SqliteConnection;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+use super::merging::survivor;
 use super::rows::{self, load_ticket, name_of, now_ms, timestamp};
-use super::{Audit, DecisionRecord, DraftRecord, OutcomeRecord, Store, StoreError, outbox, write_audit};
+use super::{
+    AttachmentRow, Audit, DecisionRecord, DraftRecord, NewAttachment, OutcomeRecord, Store, StoreError, attachments,
+    outbox, write_audit,
+};
 use crate::ticket::{Author, Evidence, Language, Message, Ticket, TicketState, Timings, Triage};
 
 /// What lets a client send the same request again without making it twice.
@@ -42,6 +46,8 @@ pub struct Accepted {
     /// As it stands now.
     pub ticket: Ticket,
     pub message: Message,
+    /// The files that came with it; none when it is replayed.
+    pub files: Vec<AttachmentRow>,
     /// True when the same request was accepted before and this call changed nothing.
     pub replayed: bool,
 }
@@ -81,6 +87,11 @@ impl Store {
     /// A repeated idempotency key with the same body gives the first ticket again; with another body
     /// [`StoreError::IdempotencyConflict`].
     pub async fn accept_ticket(&self, new: NewTicket) -> Result<Accepted, StoreError> {
+        self.accept_ticket_with(new, Vec::new()).await
+    }
+
+    /// [`Store::accept_ticket`] with the files of the first message, kept in the same transaction.
+    pub async fn accept_ticket_with(&self, new: NewTicket, files: Vec<NewAttachment>) -> Result<Accepted, StoreError> {
         let mut tx = self.write().await?;
         let scope = match &new.customer {
             Some(customer) => format!("customer/{customer}"),
@@ -100,11 +111,14 @@ impl Store {
         }
         insert_ticket(&mut tx, &ticket, now).await?;
         let message = insert_message(&mut tx, ticket.id, Author::Customer, new.body, now).await?;
+        let files = attachments::insert(&mut tx, &message, files, now).await?;
         keep_key(&mut tx, &scope, new.idempotency.as_ref(), &message, now).await?;
-        let detail = json!({ "channel": ticket.channel, "language": ticket.language, "bytes": message.body.len() });
+        let detail = json!({
+            "channel": ticket.channel, "language": ticket.language, "bytes": message.body.len(), "files": files.len(),
+        });
         audit_message(&mut tx, "customer", "ticket accepted", &message, detail, now).await?;
         tx.commit().await?;
-        Ok(Accepted { ticket, message, replayed: false })
+        Ok(Accepted { ticket, message, files, replayed: false })
     }
 
     /// Adds a message to a ticket. It is on disk when this returns.
@@ -113,6 +127,7 @@ impl Store {
     ///   over), ends its snooze and makes its open drafts superseded.
     /// - An agent's message goes to the customer (outbox), answers the ticket and supersedes its open drafts.
     /// - A note changes nothing else.
+    /// - What is written to a ticket that was merged is added to the one that has its conversation.
     ///
     /// Replies of Respondo are recorded by [`Store::finish`] only. Idempotency keys are per ticket.
     pub async fn add_message(
@@ -122,12 +137,25 @@ impl Store {
         body: String,
         idempotency: Option<Idempotency>,
     ) -> Result<Accepted, StoreError> {
+        self.add_message_with(ticket_id, author, body, idempotency, Vec::new()).await
+    }
+
+    /// [`Store::add_message`] with the files of the message, kept in the same transaction.
+    pub async fn add_message_with(
+        &self,
+        ticket_id: Uuid,
+        author: Author,
+        body: String,
+        idempotency: Option<Idempotency>,
+        files: Vec<NewAttachment>,
+    ) -> Result<Accepted, StoreError> {
         if author == Author::Respondo {
             return Err(StoreError::Invalid(
                 "a reply of respondo is recorded by finishing the work on its ticket".into(),
             ));
         }
         let mut tx = self.write().await?;
+        let ticket_id = survivor(&mut tx, ticket_id).await?;
         let before = load_ticket(&mut tx, ticket_id).await?;
         let scope = format!("ticket/{ticket_id}");
         if let Some(accepted) = replay(&mut tx, &scope, idempotency.as_ref()).await? {
@@ -135,6 +163,7 @@ impl Store {
         }
         let now = now_ms();
         let message = insert_message(&mut tx, ticket_id, author, body, now).await?;
+        let files = attachments::insert(&mut tx, &message, files, now).await?;
         keep_key(&mut tx, &scope, idempotency.as_ref(), &message, now).await?;
         let state = match author {
             Author::Customer if taken_over(&mut tx, ticket_id).await? => TicketState::Escalated,
@@ -155,11 +184,11 @@ impl Store {
             outbox::insert(&mut tx, &message, &format!("message/{}", message.id), now, Duration::ZERO).await?;
         }
         set_state(&mut tx, ticket_id, state, now).await?;
-        let detail = json!({ "from": before.state, "to": state, "bytes": message.body.len() });
+        let detail = json!({ "from": before.state, "to": state, "bytes": message.body.len(), "files": files.len() });
         audit_message(&mut tx, &name_of(&author)?, "message added", &message, detail, now).await?;
         let ticket = load_ticket(&mut tx, ticket_id).await?;
         tx.commit().await?;
-        Ok(Accepted { ticket, message, replayed: false })
+        Ok(Accepted { ticket, message, files, replayed: false })
     }
 
     pub async fn ticket(&self, id: Uuid) -> Result<Ticket, StoreError> {
@@ -286,7 +315,7 @@ pub(super) async fn insert_message(
 }
 
 /// True while a person has the conversation.
-async fn taken_over(conn: &mut SqliteConnection, ticket_id: Uuid) -> Result<bool, StoreError> {
+pub(super) async fn taken_over(conn: &mut SqliteConnection, ticket_id: Uuid) -> Result<bool, StoreError> {
     let row =
         sqlx::query("SELECT taken_over FROM tickets WHERE id = ?").bind(ticket_id.to_string()).fetch_one(conn).await?;
     Ok(rows::integer(&row, "taken_over")? != 0)
@@ -359,7 +388,7 @@ async fn replay(
         .await?;
     let message = rows::message(&row)?;
     let ticket = load_ticket(conn, message.ticket_id).await?;
-    Ok(Some(Accepted { ticket, message, replayed: true }))
+    Ok(Some(Accepted { ticket, message, files: Vec::new(), replayed: true }))
 }
 
 async fn keep_key(

@@ -42,6 +42,15 @@ pub fn moment(at: Timestamp) -> String {
     at.to_zoned(TimeZone::system()).strftime("%Y-%m-%d %H:%M").to_string()
 }
 
+/// Bytes in a unit that suits them: "1 KiB", "1.4 MiB".
+pub fn size(bytes: u64) -> String {
+    match bytes {
+        0..1024 => format!("{bytes} B"),
+        1024..1_048_576 => format!("{} KiB", bytes.div_ceil(1024)),
+        _ => format!("{} MiB", format!("{:.1}", bytes as f64 / 1_048_576.0).trim_end_matches(".0")),
+    }
+}
+
 /// A probability in whole percent.
 pub fn percent(share: f32) -> String {
     format!("{:.0} %", 100.0 * share)
@@ -63,5 +72,7 @@ mod tests {
         assert_eq!(hours(0.0, &EN), "1 min");
         assert_eq!(hours(26.0, &EN), "1 d");
         assert_eq!(percent(0.666), "67 %");
+        let sizes = [1, 1023, 1024, 1025, 1_500_000, 5 << 20].map(size);
+        assert_eq!(sizes, ["1 B", "1023 B", "1 KiB", "2 KiB", "1.4 MiB", "5 MiB"]);
     }
 }

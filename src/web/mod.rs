@@ -6,6 +6,7 @@
 pub mod assets;
 pub mod chat;
 pub mod desk;
+pub mod files;
 pub mod format;
 pub mod language;
 pub mod links;
@@ -24,13 +25,17 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Router, response::Redirect};
+use tokio::sync::broadcast;
 use uuid::Uuid;
 
 use crate::http::AppState;
 use crate::store::{Store, StoreError};
 use links::Links;
 use presence::Presence;
-use session::SignInLimit;
+use session::{SignInLimit, SignedIn, SignedOut};
+
+/// Endings of sessions that an open page may lag behind; one that does ends its stream, and its browser asks anew.
+const SIGN_OUTS: usize = 64;
 
 /// What the pages keep in memory.
 pub struct Web {
@@ -42,8 +47,10 @@ pub struct Web {
     pub sign_ins: SignInLimit,
     /// Opens the set-up page while nobody works here.
     setup: String,
-    /// Texts of replies that were taken back, until their writer sees the ticket again.
-    taken_back: Mutex<HashMap<(Uuid, Uuid), String>>,
+    /// Says whose open pages hear nothing more.
+    signed_out: broadcast::Sender<SignedOut>,
+    /// Texts of replies that were taken back or refused, by agent: until they see the ticket again, the last one each.
+    taken_back: Mutex<HashMap<Uuid, (Uuid, String)>>,
 }
 
 impl Web {
@@ -58,6 +65,7 @@ impl Web {
             links: Links::new(&key),
             sign_ins: SignInLimit::default(),
             setup: random_hex::<16>()?,
+            signed_out: broadcast::channel(SIGN_OUTS).0,
             taken_back: Mutex::default(),
         })
     }
@@ -67,12 +75,30 @@ impl Web {
         format!("/desk/setup?token={}", self.setup)
     }
 
+    /// Ends what is open of a session or a person.
+    pub fn tell_signed_out(&self, who: SignedOut) {
+        // No receiver is not a failure: nothing is open.
+        drop(self.signed_out.send(who));
+    }
+
+    /// Done when this session has ended.
+    pub fn until_signed_out(&self, signed_in: &SignedIn) -> impl Future<Output = ()> + use<> {
+        session::until_signed_out(self.signed_out.subscribe(), signed_in.agent.id, signed_in.csrf.clone())
+    }
+
     fn keep_taken_back(&self, agent: Uuid, ticket: Uuid, text: String) {
-        self.taken_back.lock().unwrap_or_else(PoisonError::into_inner).insert((agent, ticket), text);
+        self.taken_back.lock().unwrap_or_else(PoisonError::into_inner).insert(agent, (ticket, text));
     }
 
     fn taken_back(&self, agent: Uuid, ticket: Uuid) -> Option<String> {
-        self.taken_back.lock().unwrap_or_else(PoisonError::into_inner).remove(&(agent, ticket))
+        let mut kept = self.taken_back.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.remove_entry(&agent).and_then(|(agent, (of, text))| {
+            if of == ticket {
+                return Some(text);
+            }
+            kept.insert(agent, (of, text));
+            None
+        })
     }
 }
 
@@ -109,9 +135,11 @@ pub fn router(state: &AppState) -> Router<AppState> {
         .route("/desk/tickets/{id}/take-over", post(desk::actions::take_over))
         .route("/desk/tickets/{id}/give-back", post(desk::actions::give_back))
         .route("/desk/tickets/{id}/snooze", post(desk::actions::snooze))
+        .route("/desk/tickets/{id}/merge", post(desk::actions::merge))
         .route("/desk/tickets/{id}/correct", post(desk::actions::correct))
         .route("/desk/drafts/{id}/{action}", post(desk::actions::review))
         .route("/desk/messages/{id}/take-back", post(desk::actions::take_back))
+        .route("/desk/files/{id}", get(files::of_desk))
         .route("/desk/sign-in", get(session::sign_in_page).post(session::sign_in))
         .route("/desk/sign-out", post(session::sign_out))
         .route("/desk/setup", get(setup::page).post(setup::create))
@@ -137,7 +165,8 @@ async fn desk_headers(request: Request, next: Next) -> Response {
     let headers = response.headers_mut();
     let policy = HeaderValue::try_from(format!("{POLICY}; frame-ancestors 'none'"));
     if let Ok(policy) = policy {
-        headers.insert(header::CONTENT_SECURITY_POLICY, policy);
+        // Files have a stricter one.
+        headers.entry(header::CONTENT_SECURITY_POLICY).or_insert(policy);
     }
     headers.insert(header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
     common_headers(&mut response);

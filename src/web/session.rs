@@ -17,12 +17,15 @@ use axum::response::{IntoResponse, Redirect, Response};
 use jiff::Timestamp;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
+use tokio::sync::broadcast;
+use uuid::Uuid;
 
 use super::language::texts_for;
 use super::page::{Page, PageError};
 use super::texts::Texts;
 use super::{hex, random_hex};
 use crate::http::AppState;
+use crate::http::auth::same;
 use crate::store::{AgentRecord, Person, Role};
 
 const COOKIE: &str = "respondo_session";
@@ -55,7 +58,7 @@ impl SignedIn {
     /// # Errors
     /// 403.
     pub fn check(&self, token: &str) -> Result<(), PageError> {
-        match token == self.csrf {
+        match same(token.as_bytes(), self.csrf.as_bytes()) {
             true => Ok(()),
             false => Err(PageError::new(StatusCode::FORBIDDEN, self.t.error_stale_form)),
         }
@@ -69,6 +72,27 @@ impl SignedIn {
         match self.agent.role >= role {
             true => Ok(()),
             false => Err(PageError::new(StatusCode::FORBIDDEN, self.t.error_role)),
+        }
+    }
+}
+
+/// The end of one session, known by its token for forms, or of all of a person's.
+#[derive(Clone, Debug)]
+pub enum SignedOut {
+    Session(String),
+    Agent(Uuid),
+}
+
+/// Done when the session has ended: what is open must not tell anything more then.
+pub async fn until_signed_out(ended: broadcast::Receiver<SignedOut>, agent: Uuid, csrf: String) {
+    let mut ended = ended;
+    loop {
+        match ended.recv().await {
+            Ok(SignedOut::Session(session)) if session == csrf => return,
+            Ok(SignedOut::Agent(other)) if other == agent => return,
+            Ok(_) => {}
+            // Who missed some does not know whether it was theirs.
+            Err(_) => return,
         }
     }
 }
@@ -206,6 +230,7 @@ pub async fn sign_out(
     if let Some(token) = cookie(&headers, COOKIE) {
         state.pipeline.store.end_session(&sha256(token)).await?;
     }
+    state.web.tell_signed_out(SignedOut::Session(form.csrf));
     let mut response = Redirect::to("/desk/sign-in").into_response();
     set_cookie(&mut response, "", 0, &headers);
     Ok(response)

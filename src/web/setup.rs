@@ -12,6 +12,7 @@ use super::page::{Page, PageError};
 use super::session::{self, SHORTEST_PASSWORD};
 use super::texts::Texts;
 use crate::http::AppState;
+use crate::http::auth::same;
 use crate::store::{NewAgent, Role, StoreError};
 
 /// Longest name or login, in bytes.
@@ -110,8 +111,8 @@ pub async fn add(
 }
 
 fn check_token(state: &AppState, token: &str, t: &'static Texts) -> Result<(), PageError> {
-    let wanted = &state.web.setup;
-    let same = token.len() == wanted.len()
-        && token.bytes().zip(wanted.bytes()).fold(0, |difference, (a, b)| difference | (a ^ b)) == 0;
-    if same { Ok(()) } else { Err(PageError::new(StatusCode::FORBIDDEN, t.setup_wrong_link)) }
+    match same(token.as_bytes(), state.web.setup.as_bytes()) {
+        true => Ok(()),
+        false => Err(PageError::new(StatusCode::FORBIDDEN, t.setup_wrong_link)),
+    }
 }

@@ -2,6 +2,8 @@
 
 use jiff::civil::Weekday;
 
+use super::format::size;
+use crate::intake::files::{FileError, LARGEST_FILE, MOST_FILES, MOST_FILES_IN_ALL};
 use crate::store::Role;
 use crate::ticket::{Action, Difficulty, DraftKind, NextStep, Rule, TicketState, Urgency};
 
@@ -140,6 +142,21 @@ texts! {
     take_over: "Take over", "Tomar";
     give_back: "Give back", "Devolver";
     snooze: "Hide for a day", "Ocultar un día";
+    snooze_other: "Hide for another time", "Ocultar otro tiempo";
+    snooze_hour: "1 hour", "1 hora";
+    snooze_hours: "4 hours", "4 horas";
+    snooze_days: "3 days", "3 días";
+    snooze_week: "1 week", "1 semana";
+    merge: "Merge a duplicate", "Unir un duplicado";
+    merge_into: "Number or address of the ticket that stays", "Número o dirección del caso que queda";
+    merge_hint: "The messages of this ticket move there, and the customer goes on there.", "Los mensajes de este caso pasan allí, y el cliente sigue allí.";
+    merged_into: "This ticket was merged:", "Este caso se unió a otro:";
+    merged_there: "the conversation goes on here", "la conversación sigue aquí";
+    error_no_ticket: "Give the number or the address of a ticket.", "Indica el número o la dirección de un caso.";
+    done_merged: "Merged: the conversation is here now.", "Unidos: la conversación está ahora aquí.";
+    audit_merged: "merged two tickets", "unió dos casos";
+    keys_merge: "merge a duplicate", "unir un duplicado";
+    search_meaning: "by meaning", "por significado";
     wake: "Show again", "Mostrar";
     expected_time: "Similar requests: half were solved within {median}, nine in ten within {p90} ({n} cases).", "Consultas parecidas: la mitad se resolvió en {median} y nueve de cada diez en {p90} ({n} casos).";
     expected_of_all: "All solved requests: half within {median}, nine in ten within {p90}.", "Todas las consultas resueltas: la mitad en {median} y nueve de cada diez en {p90}.";
@@ -156,7 +173,7 @@ texts! {
     done_noted: "Note kept.", "Nota guardada.";
     done_taken: "The conversation is yours; Respondo is silent.", "La conversación es tuya; Respondo calla.";
     done_given_back: "Given back.", "Devuelto.";
-    done_snoozed: "Hidden for a day.", "Oculto durante un día.";
+    done_snoozed: "Hidden for a while.", "Oculto por un tiempo.";
     done_awake: "Shown again.", "Se muestra de nuevo.";
     done_corrected: "Corrected.", "Corregido.";
     done_taken_back: "Taken back; nothing was sent.", "Deshecho; no se envió nada.";
@@ -278,6 +295,15 @@ texts! {
     chat_hello: "How can we help?", "¿En qué podemos ayudarte?";
     chat_intro: "Write what happens, in your own words. An answer comes in seconds where we know it; otherwise a person takes it from here.", "Cuenta lo que pasa con tus palabras. Si conocemos la respuesta, llega en segundos; si no, lo sigue una persona.";
     chat_message: "Your message", "Tu mensaje";
+    chat_files_only: "(files: {names})", "(archivos: {names})";
+    files: "Files", "Archivos";
+    files_attach: "Attach files", "Adjuntar archivos";
+    files_at_most: "At most {most} files of {largest} each.", "Como máximo {most} archivos de {largest} cada uno.";
+    file_wrong_type: "{name} cannot be taken. Images (PNG, JPEG, GIF, WebP), PDF and plain text (.txt, .log, .csv) can.", "No se puede admitir {name}. Se admiten imágenes (PNG, JPEG, GIF, WebP), PDF y texto sin formato (.txt, .log, .csv).";
+    file_too_large: "{name} is too large; a file has at most {largest}.", "{name} es demasiado grande; un archivo tiene {largest} como máximo.";
+    file_empty: "{name} is empty.", "{name} está vacío.";
+    files_enough: "This conversation has as many files as it can have ({most}).", "Esta conversación ya tiene todos los archivos que puede tener ({most}).";
+    file_unknown: "There is no such file in this conversation.", "Ese archivo no está en esta conversación.";
     chat_name: "Your name (if you like)", "Tu nombre (si quieres)";
     chat_more: "Write more …", "Escribe más …";
     chat_you: "You", "Tú";
@@ -419,6 +445,7 @@ impl Texts {
             "awake" => self.done_awake,
             "corrected" => self.done_corrected,
             "taken_back" => self.done_taken_back,
+            "merged" => self.done_merged,
             _ => "",
         }
     }
@@ -447,9 +474,28 @@ impl Texts {
             "corrected" => self.audit_corrected,
             "reply taken back" => self.audit_taken_back,
             "feedback" => self.audit_feedback,
+            "merged" => self.audit_merged,
             other => return other.to_owned(),
         };
         text.to_owned()
+    }
+
+    /// How many files a message takes, and how large.
+    pub fn files_limits(&self) -> String {
+        self.files_at_most.replace("{most}", &MOST_FILES.to_string()).replace("{largest}", &size(LARGEST_FILE as u64))
+    }
+
+    /// Why a file was refused.
+    pub fn file_error(&self, error: &FileError) -> String {
+        match error {
+            FileError::WrongType(name) => self.file_wrong_type.replace("{name}", name),
+            FileError::TooLarge(name) => {
+                self.file_too_large.replace("{largest}", &size(LARGEST_FILE as u64)).replace("{name}", name)
+            }
+            FileError::Empty(name) => self.file_empty.replace("{name}", name),
+            FileError::TooMany => self.files_limits(),
+            FileError::TooManyInAll => self.files_enough.replace("{most}", &MOST_FILES_IN_ALL.to_string()),
+        }
     }
 
     pub fn weekday(&self, day: Weekday) -> &'static str {

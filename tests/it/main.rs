@@ -3,6 +3,7 @@
 //! One binary with a module per concern, since linking is what costs. Tests that need a model which is not in the cache
 //! folder say so and pass; `respondo models pull` fetches it. Nothing here reaches beyond 127.0.0.1.
 
+mod attachments;
 mod bad_input;
 mod browser;
 mod cli;

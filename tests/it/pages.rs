@@ -90,6 +90,7 @@ fn no_form_works_without_its_token_or_from_another_site_or_without_the_role() {
         format!("/desk/tickets/{ticket}/give-back"),
         format!("/desk/tickets/{ticket}/snooze"),
         format!("/desk/tickets/{ticket}/correct"),
+        format!("/desk/tickets/{ticket}/merge"),
         format!("/desk/drafts/{draft}/approve"),
         format!("/desk/messages/{ticket}/take-back"),
         "/desk/views".to_owned(),
@@ -107,6 +108,7 @@ fn no_form_works_without_its_token_or_from_another_site_or_without_the_role() {
         ("password", PASSWORD),
         ("role", "admin"),
         ("active", "false"),
+        ("into", "x"),
         ("csrf", "wrong"),
     ];
     for path in &paths {
@@ -285,7 +287,16 @@ fn a_customer_sees_the_conversation_and_nothing_of_the_teams() {
         &[("content-type", "application/x-www-form-urlencoded")],
         Some(b"kind=urgent"),
     );
-    assert_ne!(client.view(&ticket)["ticket"]["urgency"], urgency);
+    let raised = client.view(&ticket)["ticket"]["urgency"].clone();
+    assert_ne!(raised, urgency);
+    // A second tap says nothing new.
+    client.send(
+        "POST",
+        &format!("{link}/feedback"),
+        &[("content-type", "application/x-www-form-urlencoded")],
+        Some(b"kind=urgent"),
+    );
+    assert_eq!(client.view(&ticket)["ticket"]["urgency"], raised);
     let mut forged = link.clone();
     let last = forged.pop();
     forged.push(if last == Some('0') { '1' } else { '0' });
@@ -298,6 +309,98 @@ fn a_customer_sees_the_conversation_and_nothing_of_the_teams() {
     let long = "x".repeat(70_000);
     assert_eq!(post_form(&client, "/chat", "", &[("body", &long)]).status, 422);
     service.stop();
+}
+
+#[test]
+fn a_duplicate_is_merged_and_its_customer_goes_on_in_the_other_conversation() {
+    let Some(service) = Service::with_memory(&[]) else { return };
+    let client = service.client();
+    let desk = Desk::set_up(&service, "Ana");
+    let open = |body: &str| post_form(&client, "/chat", "", &[("body", body)]).header("location").to_owned();
+    let (kept, duplicate) = (open(REQUEST), open("la importación del .sql en phpmyadmin sigue fallando"));
+    let (to, from) = (ticket_of(&kept), ticket_of(&duplicate));
+    until("both answered", || [&to, &from].iter().all(|id| client.view(id)["ticket"]["state"] != "received"));
+    let merge = |id: &str, into: &str| desk.form(&format!("/desk/tickets/{id}/merge"), &[("into", into)]);
+    assert_eq!(merge(&from, "ticket 12").status, 409);
+    assert_eq!(merge(&from, &from).status, 409);
+    let merged = merge(&from, &format!("{}/desk/tickets/{to}", "http://desk.example"));
+    assert_eq!(merged.header("location"), format!("/desk/tickets/{to}?done=merged"), "{}", merged.body);
+    assert!(desk.get(&format!("/desk/tickets/{from}")).body.contains(&format!("href=\"/desk/tickets/{to}\"")));
+    // The customer's page leads to the conversation that goes on, and what they write arrives there.
+    assert_eq!(client.get(&duplicate).header("location"), kept);
+    let said =
+        post_form(&client, &format!("{duplicate}/messages"), "", &[("body", "¿alguna novedad sobre la importación?")]);
+    assert_eq!(said.status, 303, "{}", said.body);
+    until("an answer", || client.view(&to)["ticket"]["state"] == "review");
+    let bodies: Vec<String> = client.view(&to)["messages"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter(|message| message["author"] == "customer")
+        .filter_map(|message| message["body"].as_str().map(str::to_owned))
+        .collect();
+    assert_eq!(bodies.len(), 3, "{bodies:?}");
+    let page = client.get(&kept).body;
+    assert!(page.contains("sigue fallando") && page.contains("alguna novedad"), "{page}");
+    service.stop();
+}
+
+#[test]
+fn tickets_are_found_by_what_they_mean_in_either_language() {
+    let Some(service) = Service::with_memory(&[]) else { return };
+    let client = service.client();
+    let desk = Desk::set_up(&service, "Ana");
+    let open = |body: &str| {
+        let view = client.worked_ticket(body);
+        view["ticket"]["id"].as_str().expect("id").to_owned()
+    };
+    let invoice = open("I was charged twice on my last invoice and want one payment back");
+    let mail = open("my e-mail program cannot connect to the IMAP server since this morning");
+    let first = |search: &str| {
+        let page = desk.get(&format!("/desk?scope=all&meaning=1&q={}", crate::support::encode(search))).body;
+        let at = |id: &str| page.find(&format!("t-{id}")).unwrap_or_else(|| panic!("{id} is not listed: {page}"));
+        if at(&invoice) < at(&mail) { invoice.clone() } else { mail.clone() }
+    };
+    assert_eq!(first("facturación duplicada"), invoice);
+    assert_eq!(first("no puedo leer mi correo"), mail);
+    assert_eq!(first("double billing"), invoice);
+    service.stop();
+}
+
+#[test]
+fn an_open_page_hears_nothing_more_once_its_session_has_ended() {
+    let Some(service) = Service::with_memory(&[]) else { return };
+    let desk = Desk::set_up(&service, "Ana");
+    let ben = desk.colleague(&service, "Ben", "agent");
+    let ticket = service.client().open_ticket(REQUEST);
+    let paths = ["/desk/live".to_owned(), format!("/desk/tickets/{ticket}/events")];
+    let lines = paths.map(|path| follow(&service, &path, ben.cookie()));
+    assert_eq!(ben.form("/desk/sign-out", &[]).status, 303);
+    for line in lines {
+        // The end of the stream, before the limit of the connection.
+        assert!(line.lines().all(|line| line.is_ok()), "the stream goes on");
+    }
+    service.stop();
+}
+
+/// An open stream of the desk, its head read.
+fn follow(service: &Service, path: &str, cookie: &str) -> BufReader<TcpStream> {
+    use std::io::Write;
+    let mut connection = TcpStream::connect(service.address()).expect("connected");
+    connection.set_read_timeout(Some(LIMIT)).expect("limit");
+    write!(
+        connection,
+        "GET {path} HTTP/1.1\r\nhost: {}\r\ncookie: {cookie}\r\nconnection: close\r\n\r\n",
+        service.address()
+    )
+    .expect("asked");
+    let mut reader = BufReader::new(connection);
+    let mut head = String::new();
+    while !head.ends_with("\r\n\r\n") {
+        assert!(reader.read_line(&mut head).expect("a head") > 0, "{head}");
+    }
+    assert!(head.contains(" 200 "), "{head}");
+    reader
 }
 
 /// The ticket behind a customer's link.

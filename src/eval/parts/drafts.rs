@@ -181,7 +181,7 @@ impl Drafts {
         let clock = Clock::start(pipeline.settings.draft.deadline());
         let triage = pipeline.triage.judge(request, Some(vector), found, None);
         let timings = Timings { triage_ms: clock.elapsed_ms(), ..Timings::default() };
-        let judged = Judged { triage, evidence: found.clone(), degraded: Vec::new(), timings, clock };
+        let judged = Judged { vector: None, triage, evidence: found.clone(), degraded: Vec::new(), timings, clock };
         pipeline.reply(request, judged, &watch).await
     }
 

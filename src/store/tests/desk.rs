@@ -3,22 +3,15 @@
 use jiff::Timestamp;
 
 use super::*;
-use crate::store::{Correction, DeskFilter, Feedback, NewAgent, Person, Role, Scope, more_urgent};
+use crate::store::{Correction, DeskFilter, Feedback, NewAgent, Person, Role, Scope, Written, more_urgent};
 use crate::ticket::{Author, Difficulty};
 
 fn everything(scope: Scope) -> DeskFilter {
-    DeskFilter {
-        scope,
-        urgency: None,
-        difficulty: None,
-        action: None,
-        language: None,
-        channel: None,
-        search: None,
-        with_draft: false,
-        limit: 50,
-        cursor: None,
-    }
+    DeskFilter { scope, ..DeskFilter::default() }
+}
+
+fn written(text: &str, asks: bool, seen: Option<Uuid>) -> Written {
+    Written { text: text.to_owned(), asks, seen }
 }
 
 async fn agent(test: &TestStore, name: &str) -> Uuid {
@@ -98,7 +91,8 @@ async fn a_message_without_a_draft_can_be_taken_back_until_it_goes_out() {
     let id = accepted.ticket.id;
     test.store.finish(id, work(&accepted, TicketState::Review)).await.unwrap();
     let hold = std::time::Duration::from_secs(60);
-    let (ticket, message) = test.store.write_as_agent(id, "¿qué versión?".into(), true, ana, hold).await.unwrap();
+    let (ticket, message) =
+        test.store.write_as_agent(id, written("¿qué versión?", true, None), ana, hold).await.unwrap();
     assert_eq!(ticket.state, TicketState::Waiting);
     assert!(test.store.claim_outbox(9, 30).await.unwrap().is_empty(), "it is held");
     assert_eq!(test.store.held_replies(id).await.unwrap().len(), 1);
@@ -106,7 +100,7 @@ async fn a_message_without_a_draft_can_be_taken_back_until_it_goes_out() {
     assert_eq!((ticket.state, text.as_str()), (TicketState::Escalated, "¿qué versión?"));
     assert!(matches!(test.store.take_back(message.id, "Ana").await, Err(StoreError::Conflict(_))));
     let (_, message) =
-        test.store.write_as_agent(id, "Hecho.".into(), false, ana, std::time::Duration::ZERO).await.unwrap();
+        test.store.write_as_agent(id, written("Hecho.", false, None), ana, std::time::Duration::ZERO).await.unwrap();
     let claimed = test.store.claim_outbox(9, 30).await.unwrap();
     let row = claimed.iter().find(|row| row.message_id == message.id).expect("claimed");
     assert_eq!((row.author, row.agent.as_deref()), (Author::Agent, Some("Ana")));
@@ -133,4 +127,50 @@ async fn what_customers_and_agents_set_right_is_kept() {
         .await
         .unwrap();
     assert_eq!(kept, [("difficulty".to_owned(), 4, "Ana".to_owned())]);
+}
+
+#[tokio::test]
+async fn the_second_who_writes_without_having_read_the_first_is_refused() {
+    let test = TestStore::new().await;
+    let (ana, ben) = (agent(&test, "Ana").await, agent(&test, "Ben").await);
+    let (ana, ben) = (Person { id: ana, name: "Ana" }, Person { id: ben, name: "Ben" });
+    let accepted = test.accept("hola").await;
+    let (id, seen) = (accepted.ticket.id, Some(accepted.message.id));
+    let hold = std::time::Duration::from_secs(60);
+    let (_, first) = test.store.write_as_agent(id, written("Ya lo miro.", false, seen), ana, hold).await.unwrap();
+    let late = test.store.write_as_agent(id, written("Yo también.", false, seen), ben, hold).await;
+    assert!(matches!(&late, Err(StoreError::Conflict(why)) if why.contains("Ana")), "{late:?}");
+    assert_eq!(test.store.held_replies(id).await.unwrap().len(), 1);
+    let read = Some(first.id);
+    test.store.write_as_agent(id, written("Añado algo.", false, read), ben, hold).await.unwrap();
+    test.store.take_over(id, ana).await.unwrap();
+    assert!(is_conflict(test.store.write_as_agent(id, written("Hola.", false, None), ben, hold).await));
+}
+
+#[tokio::test]
+async fn tickets_are_found_by_what_they_mean() {
+    let test = TestStore::new().await;
+    let evidence = &[];
+    let triage = crate::store::tests::review::triage();
+    let mut ids = Vec::new();
+    for (model, vector) in [("e5", [1.0, 0.0]), ("e5", [0.8, 0.6]), ("e5", [0.0, 1.0]), ("other", [1.0, 0.0])] {
+        let id = test.accept("hola").await.ticket.id;
+        let timings = crate::ticket::Timings::default();
+        test.store.save_analysis(id, &triage, evidence, &timings, Some((model, &vector))).await.unwrap();
+        ids.push(id);
+    }
+    let about = |vector: [f32; 2]| DeskFilter {
+        about: Some(("e5".to_owned(), vector.to_vec())),
+        limit: 2,
+        ..everything(Scope::Team)
+    };
+    let found = |rows: Vec<crate::store::DeskRow>| rows.iter().map(|row| row.ticket.id).collect::<Vec<_>>();
+    assert_eq!(found(test.store.desk_rows(&about([1.0, 0.0])).await.unwrap()), [ids[0], ids[1]]);
+    assert_eq!(found(test.store.desk_rows(&about([0.0, 1.0])).await.unwrap()), [ids[2], ids[1]]);
+    let english = DeskFilter { language: Some(crate::ticket::Language::EN), ..about([1.0, 0.0]) };
+    assert!(test.store.desk_rows(&english).await.unwrap().is_empty(), "filters hold");
+    // Worked on again, it is about something else.
+    let timings = crate::ticket::Timings::default();
+    test.store.save_analysis(ids[0], &triage, evidence, &timings, Some(("e5", &[-1.0, 0.0]))).await.unwrap();
+    assert_eq!(found(test.store.desk_rows(&about([1.0, 0.0])).await.unwrap()), [ids[1], ids[2]]);
 }

@@ -1,9 +1,11 @@
 //! The store against real files.
 
+mod attachments;
 mod desk;
 mod faults;
 mod history;
 mod memory;
+mod merging;
 mod review;
 mod tickets;
 

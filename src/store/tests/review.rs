@@ -8,20 +8,24 @@ fn judgement<T: Class>(label: T) -> Judgement<T> {
     Judgement { label, probability: 0.25, distribution, abstained: false, words, neighbours }
 }
 
-#[tokio::test]
-async fn the_record_of_a_ticket_is_whole() {
-    let test = TestStore::new().await;
-    let accepted = test.accept("Mi web no carga").await;
-    let id = accepted.ticket.id;
-    let triage = Triage {
+pub(super) fn triage() -> Triage {
+    Triage {
         urgency: judgement(Urgency::High),
         difficulty: judgement(Difficulty::Guided),
         next: judgement(NextStep::Answer),
         expected_time: Some(ExpectedTime { median_hours: 2.0, p90_hours: 9.5, samples: 7 }),
         skill: None,
-    };
+    }
+}
+
+#[tokio::test]
+async fn the_record_of_a_ticket_is_whole() {
+    let test = TestStore::new().await;
+    let accepted = test.accept("Mi web no carga").await;
+    let id = accepted.ticket.id;
+    let triage = triage();
     let timings = Timings { embed_ms: 1.5, ..Timings::default() };
-    test.store.save_analysis(id, &triage, &[], &timings).await.unwrap();
+    test.store.save_analysis(id, &triage, &[], &timings, None).await.unwrap();
     let extractive = test.store.save_draft(id, &draft(DraftKind::Extractive)).await.unwrap();
     let generated = test.store.save_draft(id, &draft(DraftKind::Generated)).await.unwrap();
     // The first draft won although a later one was saved.

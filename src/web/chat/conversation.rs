@@ -1,17 +1,19 @@
 //! Opening a conversation, reading it and saying more.
 
 use askama::Template;
-use axum::Form;
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Redirect, Response};
 use serde::Deserialize;
 use uuid::Uuid;
 
+use super::upload::Upload;
 use crate::http::{AppState, begin_work, shown_so_far};
 use crate::intake;
-use crate::store::{Accepted, NewTicket, TicketView};
-use crate::ticket::{Author, TicketState};
+use crate::intake::files::{FileError, MOST_FILES_IN_ALL};
+use crate::store::{Accepted, NewAttachment, NewTicket, TicketView};
+use crate::ticket::{Author, Language, TicketState};
+use crate::web::files::{FileLink, links};
 use crate::web::format::moment;
 use crate::web::language::{by_code, texts_for};
 use crate::web::page::{Page, PageError};
@@ -33,8 +35,6 @@ pub struct ChatQuery {
     pub lang: String,
     pub queue: String,
     pub product: String,
-    /// What was refused, by its name in the texts.
-    pub refused: String,
 }
 
 impl ChatQuery {
@@ -64,6 +64,7 @@ pub struct Said {
     pub name: String,
     pub body: String,
     pub when: String,
+    pub files: Vec<FileLink>,
 }
 
 #[derive(Template)]
@@ -79,6 +80,8 @@ struct ConversationPage {
     /// The stream begins behind this event.
     after: i64,
     problem: Option<String>,
+    /// What was typed and refused.
+    body: String,
 }
 
 /// The empty chat.
@@ -114,18 +117,14 @@ pub struct StartForm {
 pub async fn start(
     State(state): State<AppState>,
     headers: HeaderMap,
-    Form(form): Form<StartForm>,
+    Upload { form, files }: Upload<StartForm>,
 ) -> Result<Response, PageError> {
     let t = texts_for(&headers);
     let embed = !form.embed.is_empty();
     let some = |text: &str| Some(plain(text)).filter(|text| !text.is_empty());
     let (queue, product) = (some(&form.queue), some(&form.product));
-    let prepared = checked(&state, &form.body, t).and_then(|()| {
-        intake::prepare("", &form.body, product.clone(), queue.clone(), Vec::new())
-            .map_err(|_| t.chat_no_words.to_owned())
-    });
-    let request = match prepared {
-        Ok(request) => request,
+    let taken = match take(&state, &form.body, files, t) {
+        Ok(taken) => taken,
         Err(problem) => {
             let opening = super::hours::opening(&state.pipeline.settings.support, t);
             let page = StartPage {
@@ -145,13 +144,13 @@ pub async fn start(
         customer: customer(&form.name)?,
         channel: CHANNEL.to_owned(),
         subject: String::new(),
-        body: form.body,
-        language: request.language,
+        body: taken.body,
+        language: taken.language,
         product,
         queue,
         idempotency: None,
     };
-    let accepted = state.pipeline.store.accept_ticket(new).await?;
+    let accepted = state.pipeline.store.accept_ticket_with(new, taken.files).await?;
     begin_work(&state, &accepted, Worker::work_on_when_quiet).await;
     Ok(Redirect::to(&address(&state, &accepted, embed)).into_response())
 }
@@ -173,12 +172,37 @@ fn plain(text: &str) -> String {
     text.trim().chars().filter(|c| !c.is_control()).take(LONGEST_NAME).collect()
 }
 
-fn checked(state: &AppState, body: &str, t: &Texts) -> Result<(), String> {
+/// A message that can be accepted.
+struct Taken {
+    body: String,
+    language: Language,
+    files: Vec<NewAttachment>,
+}
+
+/// Checks a message; one of files only says which they are.
+///
+/// # Errors
+/// In words for the customer.
+fn take(
+    state: &AppState,
+    body: &str,
+    files: Result<Vec<NewAttachment>, FileError>,
+    t: &Texts,
+) -> Result<Taken, String> {
+    let files = files.map_err(|error| t.file_error(&error))?;
+    let body = match body.trim().is_empty() && !files.is_empty() {
+        true => {
+            let names: Vec<&str> = files.iter().map(|file| file.name.as_str()).collect();
+            t.chat_files_only.replace("{names}", &names.join(", "))
+        }
+        false => body.to_owned(),
+    };
     let max = state.pipeline.settings.intake.max_message_bytes;
-    match body.len() > max {
-        true => Err(t.error_too_long.replace("{max}", &max.to_string())),
-        false => Ok(()),
+    if body.len() > max {
+        return Err(t.error_too_long.replace("{max}", &max.to_string()));
     }
+    let request = intake::prepare("", &body, None, None, Vec::new()).map_err(|_| t.chat_no_words.to_owned())?;
+    Ok(Taken { body, language: request.language, files })
 }
 
 /// The conversation.
@@ -190,26 +214,38 @@ pub async fn page(
 ) -> Result<Response, PageError> {
     let t = query.texts(&headers);
     let ticket = ticket_of(&state, &token, t)?;
+    let survivor = state.pipeline.store.survivor(ticket).await?;
+    if survivor != ticket {
+        let embed = if query.embed.is_empty() { "" } else { "?embed=1" };
+        return Ok(Redirect::to(&format!("/chat/{}{embed}", state.web.links.token(survivor))).into_response());
+    }
+    Ok(Page(shown(&state, ticket, !query.embed.is_empty(), t).await?).into_response())
+}
+
+async fn shown(state: &AppState, ticket: Uuid, embed: bool, t: &'static Texts) -> Result<ConversationPage, PageError> {
+    let after = shown_so_far(&state.pipeline.store, ticket).await?;
     let view = state.pipeline.store.ticket_view(ticket).await?;
     let handling = state.pipeline.store.handling(ticket).await?;
     let is_working = view.ticket.state == TicketState::Received;
-    let page = ConversationPage {
+    Ok(ConversationPage {
         t,
-        embed: !query.embed.is_empty(),
-        said: said(&state, &view, t).await?,
+        embed,
+        said: said(state, &view, t).await?,
         person: handling.assignee_name.filter(|_| handling.taken_over),
-        after: shown_so_far(&state.pipeline.store, ticket, is_working).await?,
+        after,
         is_working,
-        problem: (!query.refused.is_empty()).then(|| t.chat_no_words.to_owned()),
-        token,
-    };
-    Ok(Page(page).into_response())
+        problem: None,
+        body: String::new(),
+        token: state.web.links.token(ticket),
+    })
 }
 
 /// What was said so far; replies that can still be taken back are not said yet, and notes never are.
 async fn said(state: &AppState, view: &TicketView, t: &'static Texts) -> Result<Vec<Said>, PageError> {
     let signatures = state.pipeline.store.signatures(view.ticket.id).await?;
     let held = state.pipeline.store.held_replies(view.ticket.id).await?;
+    let files = state.pipeline.store.attachments(view.ticket.id).await?;
+    let folder = format!("/chat/{}/files", state.web.links.token(view.ticket.id));
     let visible = view
         .messages
         .iter()
@@ -221,7 +257,14 @@ async fn said(state: &AppState, view: &TicketView, t: &'static Texts) -> Result<
             Author::Agent => ("agent", signed.unwrap_or_else(|| t.author_agent.to_owned())),
             Author::Respondo | Author::Note => ("respondo", t.chat_assistant.to_owned()),
         };
-        Said { id: message.id, author, name, body: message.body.clone(), when: moment(message.created_at) }
+        Said {
+            id: message.id,
+            author,
+            name,
+            body: message.body.clone(),
+            when: moment(message.created_at),
+            files: links(&files, message.id, &folder),
+        }
     });
     Ok(shown.collect())
 }
@@ -246,28 +289,55 @@ pub async fn say(
     State(state): State<AppState>,
     Path(token): Path<String>,
     headers: HeaderMap,
-    Form(form): Form<SayForm>,
+    Upload { form, files }: Upload<SayForm>,
 ) -> Result<Response, PageError> {
     let t = texts_for(&headers);
     let ticket = ticket_of(&state, &token, t)?;
     let by_script = headers.contains_key("x-respondo");
-    let embed = if form.embed.is_empty() { "" } else { "&embed=1" };
-    let refused = match checked(&state, &form.body, t) {
-        Err(problem) => Some(problem),
-        Ok(()) => intake::prepare("", &form.body, None, None, Vec::new()).err().map(|_| t.chat_no_words.to_owned()),
+    let embed = !form.embed.is_empty();
+    let files = room_for(&state, ticket, files).await?;
+    let taken = match take(&state, &form.body, files, t) {
+        Ok(taken) => taken,
+        Err(problem) if by_script => return Ok((StatusCode::UNPROCESSABLE_ENTITY, problem).into_response()),
+        Err(problem) => {
+            let ticket = state.pipeline.store.survivor(ticket).await?;
+            let shown = shown(&state, ticket, embed, t).await?;
+            let page = ConversationPage { problem: Some(problem), body: form.body, ..shown };
+            return Ok((StatusCode::UNPROCESSABLE_ENTITY, Page(page)).into_response());
+        }
     };
-    if let Some(problem) = refused {
-        return Ok(match by_script {
-            true => (StatusCode::UNPROCESSABLE_ENTITY, problem).into_response(),
-            false => Redirect::to(&format!("/chat/{token}?refused=1{embed}")).into_response(),
-        });
-    }
-    let accepted = state.pipeline.store.add_message(ticket, Author::Customer, form.body, None).await?;
+    let store = &state.pipeline.store;
+    let accepted = store.add_message_with(ticket, Author::Customer, taken.body, None, taken.files).await?;
     begin_work(&state, &accepted, Worker::work_on_when_quiet).await;
     Ok(match by_script {
         true => StatusCode::NO_CONTENT.into_response(),
-        false => Redirect::to(&format!("/chat/{token}?{embed}")).into_response(),
+        false => Redirect::to(&address(&state, &accepted, embed)).into_response(),
     })
+}
+
+/// The files of a further message, refused where the conversation has enough of them.
+async fn room_for(
+    state: &AppState,
+    ticket: Uuid,
+    files: Result<Vec<NewAttachment>, FileError>,
+) -> Result<Result<Vec<NewAttachment>, FileError>, PageError> {
+    let Ok(files) = files else { return Ok(files) };
+    if files.is_empty() {
+        return Ok(Ok(files));
+    }
+    let store = &state.pipeline.store;
+    let has = store.attachments(store.survivor(ticket).await?).await?.len();
+    Ok(if has + files.len() > MOST_FILES_IN_ALL { Err(FileError::TooManyInAll) } else { Ok(files) })
+}
+
+/// A refused message is answered at the address of the form; who loads that again gets the conversation.
+pub async fn back(
+    State(state): State<AppState>,
+    Path(token): Path<String>,
+    headers: HeaderMap,
+) -> Result<Redirect, PageError> {
+    let ticket = ticket_of(&state, &token, texts_for(&headers))?;
+    Ok(Redirect::to(&format!("/chat/{}", state.web.links.token(ticket))))
 }
 
 /// The customer is typing: the reply to what was already said can wait a moment.
@@ -290,7 +360,11 @@ pub async fn transcript(
     let ticket = ticket_of(&state, &token, t)?;
     let view = state.pipeline.store.ticket_view(ticket).await?;
     let lines = said(&state, &view, t).await?.into_iter();
-    let text: String = lines.map(|said| format!("{} · {}\n{}\n\n", said.when, said.name, said.body)).collect();
+    let line = |said: Said| {
+        let files: String = said.files.iter().map(|file| format!("+ {} ({})\n", file.name, file.size)).collect();
+        format!("{} · {}\n{}\n{files}\n", said.when, said.name, said.body)
+    };
+    let text: String = lines.map(line).collect();
     let headers = [
         (header::CONTENT_TYPE, "text/plain; charset=utf-8"),
         (header::CONTENT_DISPOSITION, "attachment; filename=\"conversation.txt\""),

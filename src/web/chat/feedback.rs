@@ -16,6 +16,8 @@ use crate::web::language::texts_for;
 use crate::web::page::PageError;
 use crate::web::texts::Texts;
 
+/// Who corrects by a tap. It counts once: a second tap says nothing new.
+const CUSTOMER: &str = "customer";
 /// Latest tickets whose waits say how long a person takes, and how many of them it needs to say anything.
 const LATEST: u32 = 500;
 const ENOUGH: usize = 5;
@@ -35,11 +37,11 @@ pub async fn give(
     Form(form): Form<FeedbackForm>,
 ) -> Result<Response, PageError> {
     let t = texts_for(&headers);
-    let id = ticket_of(&state, &token, t)?;
     let store = &state.pipeline.store;
+    let id = store.survivor(ticket_of(&state, &token, t)?).await?;
     let before = store.ticket(id).await?;
-    if form.kind == Feedback::Urgent {
-        store.correct(id, Correction::Urgency(more_urgent(before.urgency)), "customer").await?;
+    if form.kind == Feedback::Urgent && !store.was_corrected_by(id, CUSTOMER).await? {
+        store.correct(id, Correction::Urgency(more_urgent(before.urgency)), CUSTOMER).await?;
     }
     let ticket = store.take_feedback(id, form.kind).await?;
     if form.kind != Feedback::Urgent {

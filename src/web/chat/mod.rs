@@ -4,27 +4,39 @@ pub mod conversation;
 pub mod feedback;
 pub mod hours;
 pub mod stream;
+mod upload;
 
 use axum::Router;
-use axum::extract::{Request, State};
+use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::{HeaderValue, header};
 use axum::middleware::Next;
 use axum::response::Response;
 use axum::routing::{get, post};
 
-use super::{POLICY, common_headers};
+use super::{POLICY, common_headers, files};
 use crate::http::AppState;
+
+const START: &str = "/chat";
+const MESSAGES: &str = "/chat/{token}/messages";
 
 /// The chat's routes.
 pub fn router() -> Router<AppState> {
     Router::new()
-        .route("/chat", get(conversation::start_page).post(conversation::start))
+        .route(START, get(conversation::start_page).post(conversation::start))
         .route("/chat/{token}", get(conversation::page))
-        .route("/chat/{token}/messages", post(conversation::say))
+        .route(MESSAGES, get(conversation::back).post(conversation::say))
+        .route("/chat/{token}/files/{id}", get(files::of_conversation))
         .route("/chat/{token}/typing", post(conversation::typing))
         .route("/chat/{token}/feedback", post(feedback::give))
         .route("/chat/{token}/events", get(stream::follow))
         .route("/chat/{token}/transcript", get(conversation::transcript))
+        // Bodies are limited where they are read.
+        .layer(DefaultBodyLimit::disable())
+}
+
+/// True for the addresses whose forms may carry files; their handlers read the body, with a limit of their own.
+pub fn takes_files(route: &str) -> bool {
+    [START, MESSAGES].contains(&route)
 }
 
 /// Headers of the chat's pages: only the sites that the settings name may frame them.
@@ -33,7 +45,8 @@ pub async fn headers(State(state): State<AppState>, request: Request, next: Next
     let sites = state.pipeline.settings.chat.sites.join(" ");
     let sites = if sites.is_empty() { "'none'".to_owned() } else { format!("'self' {sites}") };
     if let Ok(policy) = HeaderValue::try_from(format!("{POLICY}; frame-ancestors {sites}")) {
-        response.headers_mut().insert(header::CONTENT_SECURITY_POLICY, policy);
+        // Files have a stricter one.
+        response.headers_mut().entry(header::CONTENT_SECURITY_POLICY).or_insert(policy);
     }
     common_headers(&mut response);
     response

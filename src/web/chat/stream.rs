@@ -13,13 +13,15 @@ use super::conversation::ticket_of;
 use crate::decide::Mode;
 use crate::events::{Event, EventId};
 use crate::http::{AppState, StreamQuery, last_event_id, ticket_events};
+use crate::web::format::size;
 use crate::web::language::texts_for;
 use crate::web::page::PageError;
 
 /// Links to articles that are shown at once.
 const MOST_LINKS: usize = 3;
 
-/// Follows the conversation: `message`, `links`, `understood`, `token`, `cut`, `decided`, `taken`, `given_back`, `feedback`.
+/// Follows the conversation: `message`, `links`, `understood`, `token`, `cut`, `decided`, `taken`, `given_back`, `feedback`,
+/// `merged`.
 /// Drafts, judgements and notes are the team's alone. A reply is shown while it is written only where the policy lets
 /// replies go out by themselves.
 pub async fn follow(
@@ -60,7 +62,10 @@ impl Told {
         Some(match kind {
             "received" => (
                 "message",
-                json!({ "id": data["id"], "author": "customer", "body": data["body"], "at": data["created_at"] }),
+                json!({
+                    "id": data["id"], "author": "customer", "body": data["body"], "at": data["created_at"],
+                    "files": files(&data["files"]),
+                }),
             ),
             "message" => (
                 "message",
@@ -77,6 +82,8 @@ impl Told {
             "taken" => ("taken", json!({ "name": data["agent"] })),
             "given_back" => ("given_back", json!({})),
             "feedback" => ("feedback", json!({ "kind": data["kind"] })),
+            // The page asks for itself again and is led to the other conversation.
+            "merged" => ("merged", json!({})),
             _ => return None,
         })
     }
@@ -89,6 +96,13 @@ fn links(evidence: &Value) -> Value {
         item["kind"] == "article" && item["url"].as_str().is_some_and(|url| url.starts_with("https://"))
     });
     public.take(MOST_LINKS).map(|item| json!({ "title": item["title"], "url": item["url"] })).collect()
+}
+
+/// The files of a message, by what a link to them needs.
+fn files(files: &Value) -> Value {
+    let size_of = |file: &Value| file["size"].as_u64().map(size);
+    let link = |file: &Value| json!({ "id": file["id"], "name": file["name"], "size": size_of(file) });
+    files.as_array().into_iter().flatten().map(link).collect()
 }
 
 fn as_sse(id: EventId, kind: &'static str, data: &Value) -> SseEvent {
@@ -121,6 +135,18 @@ mod tests {
         let cut = json!([{ "rule": "promise", "sentence": "We refund you.", "detail": "refund" }]);
         assert_eq!(told.content("cut", &cut), Some(("cut", json!(["We refund you."]))));
         assert_eq!(told.content("evidence", &json!([])), None);
+    }
+
+    #[test]
+    fn files_come_with_the_message_without_what_is_ours() {
+        let told = Told { streams: false, links: false };
+        let file = json!({ "id": "1", "ticket_id": "2", "name": "a.png", "media_type": "image/png", "size": 2_048 });
+        let received = json!({ "id": "3", "body": "hola", "created_at": "now", "files": [file] });
+        let link = json!({ "id": "1", "name": "a.png", "size": "2 KiB" });
+        let (kind, data) = told.content("received", &received).expect("told");
+        assert_eq!((kind, &data["files"]), ("message", &json!([link])));
+        let (_, data) = told.content("received", &json!({ "id": "3", "body": "hola" })).expect("told");
+        assert_eq!(data["files"], json!([]));
     }
 
     #[test]

@@ -15,7 +15,7 @@ use super::queue::class_named;
 use super::ticket::{next_in_line, with_problem};
 use crate::http::AppState;
 use crate::review;
-use crate::store::{Correction, ReviewAction, StoreError};
+use crate::store::{Correction, ReviewAction, StoreError, Written};
 use crate::ticket::{Outcome, Ticket, TicketState};
 use crate::web::page::PageError;
 use crate::web::session::SignedIn;
@@ -82,7 +82,9 @@ pub async fn review(
     };
     match review::resolve(&state.pipeline, &state.indexer, draft, action).await {
         Ok(result) => {
-            state.worker.outbox_due_in(HOLD);
+            if sends {
+                state.worker.outbox_due_in(HOLD);
+            }
             to_next(&state, &signed_in, ticket, done, result.message.map(|message| message.id)).await
         }
         Err(error @ StoreError::Conflict(_)) => {
@@ -109,6 +111,9 @@ pub struct TextForm {
     /// `ask` for a question that the customer has to answer.
     #[serde(default)]
     kind: String,
+    /// The last message on the page that it was written on.
+    #[serde(default)]
+    seen: Option<Uuid>,
 }
 
 /// Writes to the customer without a draft: an answer, or the one question.
@@ -122,10 +127,17 @@ pub async fn reply(
     let text = form.text.replace("\r\n", "\n");
     if text.trim().is_empty() || text.len() > LONGEST {
         let problem = too_long(&signed_in, &[&text]).unwrap_or_else(|| signed_in.t.error_empty_reply.to_owned());
-        return with_problem(&state, &signed_in, id, problem, None).await;
+        return with_problem(&state, &signed_in, id, problem, Some(text)).await;
     }
-    let (ticket, message) =
-        state.pipeline.store.write_as_agent(id, text, form.kind == "ask", signed_in.person(), HOLD).await?;
+    let written = Written { text: text.clone(), asks: form.kind == "ask", seen: form.seen };
+    let (ticket, message) = match state.pipeline.store.write_as_agent(id, written, signed_in.person(), HOLD).await {
+        Ok(sent) => sent,
+        Err(StoreError::Conflict(problem)) => {
+            let problem = format!("{} ({problem})", signed_in.t.error_moved_on);
+            return with_problem(&state, &signed_in, id, problem, Some(text)).await;
+        }
+        Err(error) => return Err(error.into()),
+    };
     state.worker.stop(id);
     state.worker.outbox_due_in(HOLD);
     tell(&state, &ticket, "changed", &signed_in, "reply").await?;
@@ -144,8 +156,7 @@ pub async fn note(
         let problem = too_long(&signed_in, &[&form.text]).unwrap_or_else(|| signed_in.t.error_empty_note.to_owned());
         return with_problem(&state, &signed_in, id, problem, None).await;
     }
-    state.pipeline.store.add_note(id, form.text.replace("\r\n", "\n"), &signed_in.agent.name).await?;
-    let ticket = state.pipeline.store.ticket(id).await?;
+    let ticket = state.pipeline.store.add_note(id, form.text.replace("\r\n", "\n"), &signed_in.agent.name).await?;
     tell(&state, &ticket, "changed", &signed_in, "note").await?;
     Ok(back_to(id, "noted"))
 }
@@ -207,13 +218,54 @@ pub async fn snooze(
     signed_in.check(&form.csrf)?;
     let hours = form.hours.clamp(0, LONGEST_SNOOZE_HOURS);
     let until = (hours > 0).then(|| Timestamp::now().checked_add(SignedDuration::from_hours(hours)).ok()).flatten();
-    state.pipeline.store.snooze(id, until, &signed_in.agent.name).await?;
-    let ticket = state.pipeline.store.ticket(id).await?;
+    let ticket = state.pipeline.store.snooze(id, until, &signed_in.agent.name).await?;
     tell(&state, &ticket, "changed", &signed_in, "snooze").await?;
     match until {
         Some(_) => to_next(&state, &signed_in, id, "snoozed", None).await,
         None => Ok(back_to(id, "awake")),
     }
+}
+
+#[derive(Deserialize)]
+pub struct MergeForm {
+    csrf: String,
+    /// Id or address of the other ticket.
+    into: String,
+}
+
+/// Merges a duplicate into another ticket and goes on there.
+pub async fn merge(
+    signed_in: SignedIn,
+    State(state): State<AppState>,
+    Path(id): Path<Uuid>,
+    Form(form): Form<MergeForm>,
+) -> Result<Response, PageError> {
+    signed_in.check(&form.csrf)?;
+    let Some(into) = ticket_in(&form.into) else {
+        return with_problem(&state, &signed_in, id, signed_in.t.error_no_ticket.to_owned(), None).await;
+    };
+    let ticket = match state.pipeline.store.merge(id, into, &signed_in.agent.name).await {
+        Ok(ticket) => ticket,
+        Err(StoreError::Conflict(problem) | StoreError::Invalid(problem) | StoreError::NotFound(problem)) => {
+            return with_problem(&state, &signed_in, id, problem, None).await;
+        }
+        Err(error) => return Err(error.into()),
+    };
+    state.worker.stop(id);
+    let event = json!({ "agent": signed_in.agent.name, "into": ticket.id });
+    state.pipeline.events.keep(id, "merged", &event).await?;
+    tell(&state, &ticket, "changed", &signed_in, "merge").await?;
+    if ticket.state == TicketState::Received {
+        state.worker.stop(ticket.id);
+        state.worker.work_on(ticket.id);
+    }
+    Ok(back_to(ticket.id, "merged"))
+}
+
+/// The ticket that is meant by an id, or by an address that ends with one.
+fn ticket_in(text: &str) -> Option<Uuid> {
+    let path = text.trim().split(['?', '#']).next().unwrap_or_default();
+    Uuid::try_parse(path.trim_end_matches('/').rsplit('/').next().unwrap_or_default()).ok()
 }
 
 #[derive(Deserialize)]
@@ -295,4 +347,24 @@ async fn tell(
 fn too_long(signed_in: &SignedIn, texts: &[&str]) -> Option<String> {
     let longest = texts.iter().map(|text| text.len()).max().unwrap_or(0);
     (longest > LONGEST).then(|| signed_in.t.error_too_long.replace("{max}", &LONGEST.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ticket_is_named_by_its_id_or_its_address() {
+        let id = Uuid::now_v7();
+        for text in [
+            format!(" {id} "),
+            format!("/desk/tickets/{id}?done=sent"),
+            format!("https://desk.example/desk/tickets/{id}/#m"),
+        ] {
+            assert_eq!(ticket_in(&text), Some(id), "{text}");
+        }
+        for text in ["", "ticket 12", "https://desk.example/desk/tickets/"] {
+            assert_eq!(ticket_in(text), None, "{text}");
+        }
+    }
 }

@@ -19,7 +19,7 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 /// Which tickets change: the queue reads its lines anew.
 pub async fn desk(
-    _signed_in: SignedIn,
+    signed_in: SignedIn,
     State(state): State<AppState>,
 ) -> Sse<impl Stream<Item = Result<SseEvent, Infallible>>> {
     let changes = BroadcastStream::new(state.pipeline.events.changes());
@@ -29,9 +29,13 @@ pub async fn desk(
         Ok(SseEvent::default().event("change").data(ticket))
     });
     let mut closing = state.closing.clone();
+    let signed_out = state.web.until_signed_out(&signed_in);
     let told = told.take_until(async move {
-        // An error means that the sender is gone: closing as well.
-        drop(closing.wait_for(|closing| *closing).await);
+        tokio::select! {
+            // An error means that the sender is gone: closing as well.
+            _ = closing.wait_for(|closing| *closing) => {}
+            () = signed_out => {}
+        }
     });
     Sse::new(told).keep_alive(KeepAlive::new().interval(KEEP_ALIVE))
 }
@@ -55,5 +59,6 @@ pub async fn ticket(
     // The stream ends with the events: at shutdown, or when this reader lagged too far behind.
     let told = stream::select(events.map(Some).chain(stream::once(async { None })), here.map(Some));
     let told = told.take_while(|event| std::future::ready(event.is_some())).filter_map(std::future::ready);
+    let told = told.take_until(Box::pin(state.web.until_signed_out(&signed_in)));
     Ok(Sse::new(told).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)))
 }

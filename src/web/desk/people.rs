@@ -12,7 +12,7 @@ use super::Frame;
 use crate::http::AppState;
 use crate::store::{AgentRecord, Role, StoreError};
 use crate::web::page::{Page, PageError};
-use crate::web::session::SignedIn;
+use crate::web::session::{SignedIn, SignedOut};
 use crate::web::setup;
 use crate::web::texts::Texts;
 
@@ -73,7 +73,12 @@ pub async fn set_active(
     signed_in.check(&form.csrf)?;
     signed_in.at_least(Role::Admin)?;
     match state.pipeline.store.set_agent_active(id, form.active, &signed_in.agent.name).await {
-        Ok(()) => Ok(Redirect::to("/desk/people").into_response()),
+        Ok(()) => {
+            if !form.active {
+                state.web.tell_signed_out(SignedOut::Agent(id));
+            }
+            Ok(Redirect::to("/desk/people").into_response())
+        }
         Err(StoreError::Conflict(problem)) => {
             shown(&state, &signed_in, Some(problem), String::new(), String::new()).await
         }

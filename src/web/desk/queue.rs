@@ -45,14 +45,22 @@ pub struct QueueQuery {
     draft: String,
     #[serde(skip_serializing_if = "String::is_empty")]
     q: String,
+    /// Anything: `q` is searched by what it means, not by its words.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    meaning: String,
     #[serde(skip_serializing_if = "String::is_empty")]
     cursor: String,
 }
 
 impl QueueQuery {
+    /// What is searched for, and whether by what it means.
+    fn search(&self) -> Option<(String, bool)> {
+        let search: String = self.q.trim().chars().take(LONGEST_SEARCH).collect();
+        Some((search, !self.meaning.is_empty())).filter(|(search, _)| !search.is_empty())
+    }
+
     fn filter(&self, agent: Uuid) -> DeskFilter {
         let some = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
-        let search: String = self.q.chars().take(LONGEST_SEARCH).collect();
         DeskFilter {
             scope: match self.scope.as_str() {
                 "mine" => Scope::Mine(agent),
@@ -64,7 +72,8 @@ impl QueueQuery {
             action: serde_json::from_value::<Action>(self.action.clone().into()).ok(),
             language: some(&self.language).map(|code| Language::new(&code)),
             channel: some(&self.channel),
-            search: some(search.trim()),
+            search: self.search().filter(|(_, by_meaning)| !by_meaning).map(|(search, _)| search),
+            about: None,
             with_draft: !self.draft.is_empty(),
             limit: PAGE_ROWS,
             cursor: some(&self.cursor),
@@ -216,8 +225,19 @@ async fn lines(
     query: &QueueQuery,
     signed_in: &SignedIn,
 ) -> Result<(Vec<Line>, Option<String>), PageError> {
-    let found = state.pipeline.store.desk_rows(&query.filter(signed_in.agent.id)).await?;
-    let next = found.last().filter(|_| found.len() == PAGE_ROWS as usize).map(|row| row.cursor.clone());
+    let mut filter = query.filter(signed_in.agent.id);
+    if let Some((search, true)) = query.search() {
+        match state.pipeline.inference.embed_query(search.clone()).await {
+            Ok(vector) => filter.about = Some((state.pipeline.inference.embedder_name().to_owned(), vector)),
+            Err(error) => {
+                tracing::warn!(%error, "a search by meaning is made by words");
+                filter.search = Some(search);
+            }
+        }
+    }
+    let found = state.pipeline.store.desk_rows(&filter).await?;
+    let more = found.len() == PAGE_ROWS as usize && filter.about.is_none();
+    let next = found.last().filter(|_| more).map(|row| row.cursor.clone());
     Ok((found.iter().map(|row| Line::of(row, signed_in.t)).collect(), next))
 }
 

@@ -10,8 +10,9 @@ use super::Frame;
 use super::marks::{Claim, Source, linked};
 use super::queue::subject;
 use crate::http::{AppState, shown_so_far};
-use crate::store::{AuditRow, DeskFilter, DraftRecord, DraftStatus, Handling, Scope, TicketView};
+use crate::store::{AuditRow, DeskFilter, DraftRecord, DraftStatus, Handling, TicketView};
 use crate::ticket::{Author, Class, Difficulty, Judgement, MemoryKind, NextStep, Ticket, TicketState, Urgency};
+use crate::web::files::{FileLink, links};
 use crate::web::format::{age, hours, left, moment, percent};
 use crate::web::page::{Page, PageError};
 use crate::web::session::SignedIn;
@@ -32,6 +33,7 @@ pub struct Shown {
     pub age: String,
     /// Seconds for which it can be taken back.
     pub held: Option<i64>,
+    pub files: Vec<FileLink>,
 }
 
 /// One of the three judgements.
@@ -112,6 +114,10 @@ pub struct PanelView {
     pub taken_over: bool,
     pub snoozed_until: Option<String>,
     pub skill: String,
+    /// The ticket that has the conversation of this duplicate.
+    pub merged_into: Option<Uuid>,
+    /// The customer's other tickets, newest first; this one can be merged into each.
+    pub others: Vec<Related>,
     pub problem: Option<String>,
 }
 
@@ -135,7 +141,6 @@ struct TicketPage {
     channel: String,
     language: String,
     opened: String,
-    earlier: Vec<Related>,
     next: Option<Uuid>,
     notice: &'static str,
     /// The reply that was just sent from another ticket, while it can be taken back.
@@ -143,7 +148,7 @@ struct TicketPage {
 }
 
 #[derive(Template)]
-#[template(path = "desk/panel.html")]
+#[template(path = "desk/panel_body.html")]
 struct Panel {
     panel: PanelView,
     t: &'static Texts,
@@ -173,8 +178,9 @@ pub async fn panel(
     State(state): State<AppState>,
     Path(id): Path<Uuid>,
 ) -> Result<Response, PageError> {
+    let after = shown_so_far(&state.pipeline.store, id).await?;
     let view = state.pipeline.store.ticket_view(id).await?;
-    let panel = panel_view(&state, &signed_in, view).await?;
+    let panel = panel_view(&state, &signed_in, after, view).await?;
     Ok(Page(Panel { t: signed_in.t, panel }).into_response())
 }
 
@@ -201,26 +207,19 @@ async fn whole(
     problem: Option<String>,
 ) -> Result<TicketPage, PageError> {
     let (store, t) = (&state.pipeline.store, signed_in.t);
+    let after = shown_so_far(store, id).await?;
     let view = store.ticket_view(id).await?;
     let ticket = view.ticket.clone();
     let says = view.messages.first().map(|message| message.body.clone()).unwrap_or_default();
-    let earlier = store.tickets_of_customer(&ticket, EARLIER).await?;
-    let related = |ticket: &Ticket| Related {
-        id: ticket.id,
-        subject: subject(&ticket.subject, "", t),
-        state: t.state(ticket.state),
-        age: age(ticket.created_at, t),
-    };
     Ok(TicketPage {
         frame: Frame::of(signed_in, "queue"),
         t,
-        panel: PanelView { problem, ..panel_view(state, signed_in, view).await? },
+        panel: PanelView { problem, ..panel_view(state, signed_in, after, view).await? },
         subject: subject(&ticket.subject, &says, t),
         who: ticket.customer.clone().unwrap_or_else(|| t.queue_unnamed.to_owned()),
         channel: ticket.channel.clone(),
         language: ticket.language.code().to_owned(),
         opened: moment(ticket.created_at),
-        earlier: earlier.iter().map(related).collect(),
         next: next_in_line(state, signed_in, id).await?,
         notice: t.done(&query.done),
         undo: query.undo,
@@ -229,28 +228,33 @@ async fn whole(
 
 /// The ticket that comes after this one is done.
 pub async fn next_in_line(state: &AppState, signed_in: &SignedIn, done: Uuid) -> Result<Option<Uuid>, PageError> {
-    let filter = DeskFilter {
-        scope: Scope::Team,
-        urgency: None,
-        difficulty: None,
-        action: None,
-        language: None,
-        channel: None,
-        search: None,
-        with_draft: true,
-        limit: AHEAD,
-        cursor: None,
-    };
+    let filter = DeskFilter { with_draft: true, limit: AHEAD, ..DeskFilter::default() };
     let rows = state.pipeline.store.desk_rows(&filter).await?;
     let free = |handling: &Handling| handling.assignee.is_none_or(|agent| agent == signed_in.agent.id);
     Ok(rows.iter().find(|row| row.ticket.id != done && free(&row.handling)).map(|row| row.ticket.id))
 }
 
-async fn panel_view(state: &AppState, signed_in: &SignedIn, view: TicketView) -> Result<PanelView, PageError> {
+fn related((ticket, says): &(Ticket, String), t: &'static Texts) -> Related {
+    Related {
+        id: ticket.id,
+        subject: subject(&ticket.subject, says, t),
+        state: t.state(ticket.state),
+        age: age(ticket.created_at, t),
+    }
+}
+
+/// `after` is the last event that was there before the ticket was read.
+async fn panel_view(
+    state: &AppState,
+    signed_in: &SignedIn,
+    after: i64,
+    view: TicketView,
+) -> Result<PanelView, PageError> {
     let (store, t) = (&state.pipeline.store, signed_in.t);
     let id = view.ticket.id;
     let is_working = view.ticket.state == TicketState::Received;
     let handling = store.handling(id).await?;
+    let others = store.tickets_of_customer(&view.ticket, EARLIER).await?;
     let (left, overdue) = view.ticket.due_at.map_or((String::new(), false), |due| left(due, t));
     let waits = !matches!(view.ticket.state, TicketState::Answered | TicketState::Discarded);
     let decision = view.decisions.last().map(|record| &record.decision);
@@ -260,7 +264,7 @@ async fn panel_view(state: &AppState, signed_in: &SignedIn, view: TicketView) ->
         id,
         state: view.ticket.state,
         state_text: t.state(view.ticket.state),
-        after: shown_so_far(store, id, is_working).await?,
+        after,
         is_working,
         messages: messages(state, &view, t).await?,
         draft: current_draft(&view).map(|record| draft_view(record, t)),
@@ -279,6 +283,8 @@ async fn panel_view(state: &AppState, signed_in: &SignedIn, view: TicketView) ->
         taken_over: handling.taken_over,
         snoozed_until: handling.snoozed_until.filter(|until| *until > jiff::Timestamp::now()).map(moment),
         skill: handling.skill.unwrap_or_default(),
+        merged_into: handling.merged_into,
+        others: others.iter().map(|other| related(other, t)).collect(),
         problem: None,
     })
 }
@@ -307,6 +313,7 @@ fn draft_view(record: &DraftRecord, t: &'static Texts) -> DraftView {
 async fn messages(state: &AppState, view: &TicketView, t: &'static Texts) -> Result<Vec<Shown>, PageError> {
     let signatures = state.pipeline.store.signatures(view.ticket.id).await?;
     let held = state.pipeline.store.held_replies(view.ticket.id).await?;
+    let files = state.pipeline.store.attachments(view.ticket.id).await?;
     let shown = view.messages.iter().map(|message| {
         let signed = signatures.iter().find(|(id, _)| *id == message.id).map(|(_, name)| name.clone());
         let (author, name) = match message.author {
@@ -326,6 +333,7 @@ async fn messages(state: &AppState, view: &TicketView, t: &'static Texts) -> Res
             when: moment(message.created_at),
             age: age(message.created_at, t),
             held: until.map(|until| until.duration_since(jiff::Timestamp::now()).as_secs().max(0)),
+            files: links(&files, message.id, "/desk/files"),
         }
     });
     Ok(shown.collect())

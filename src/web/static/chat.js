@@ -16,6 +16,20 @@
   const embedded = document.body.classList.contains("embed") && parent !== window;
   if (embedded && token) parent.postMessage({ respondo: "conversation", token }, "*");
   if (embedded) document.addEventListener("keydown", (event) => { if (event.key === "Escape") parent.postMessage({ respondo: "close" }, "*"); });
+
+  // Text or files are wanted, and files within the limits; the server looks at all of it again.
+  const files = $("input[type=file]");
+  const typed = $("textarea", files.form);
+  function choose() {
+    const chosen = [...files.files];
+    const fits = chosen.length <= Number(files.dataset.most) && chosen.every((file) => file.size <= Number(files.dataset.largest));
+    files.setCustomValidity(fits ? "" : files.dataset.limits);
+    typed.required = !chosen.length;
+    $("#chosen").textContent = fits ? chosen.map((file) => file.name).join(", ") : files.dataset.limits;
+  }
+  files.addEventListener("change", choose);
+  addEventListener("pageshow", choose);
+
   if (!token) {
     let sent = false;
     document.addEventListener("submit", (event) => { if (sent) event.preventDefault(); sent = true; });
@@ -28,9 +42,9 @@
   const log = $("#said");
   const status = $("#status");
   const form = $("#say");
-  const field = $("textarea", form);
+  const field = typed;
 
-  function add(id, author, name, body) {
+  function add(id, author, name, body, attached = []) {
     if (id && document.getElementById(`m-${id}`)) return;
     const item = document.createElement("li");
     item.className = `message ${author}`;
@@ -44,31 +58,58 @@
     text.className = "text";
     text.textContent = body;
     item.append(by, text);
+    if (attached.length) item.append(fileList(attached));
     log.append(item);
     item.scrollIntoView({ block: "nearest" });
     return item;
   }
 
-  const post = (path, data) => fetch(base + path, { method: "POST", headers: { "x-respondo": "1" }, body: new URLSearchParams(data) });
+  function fileList(attached) {
+    const list = document.createElement("ul");
+    list.className = "files";
+    list.setAttribute("aria-label", words.files);
+    list.append(...attached.map((file) => {
+      const item = document.createElement("li");
+      const anchor = document.createElement("a");
+      anchor.href = `${base}/files/${file.id}`;
+      anchor.textContent = file.name;
+      anchor.download = "";
+      const size = document.createElement("span");
+      size.className = "num";
+      size.textContent = file.size;
+      item.append(anchor, " ", size);
+      return item;
+    }));
+    return list;
+  }
+
+  const send = (path, body) => fetch(base + path, { method: "POST", headers: { "x-respondo": "1" }, body });
+  const post = (path, data) => send(path, new URLSearchParams(data));
 
   // --- saying something -------------------------------------------------------------------------------------------
 
   form.addEventListener("submit", async (event) => {
     event.preventDefault();
     const body = field.value;
-    if (!body.trim()) return;
-    const pending = add(null, "customer pending", words.you, body);
+    const chosen = new DataTransfer();
+    for (const file of files.files) chosen.items.add(file);
+    if (!body.trim() && !chosen.files.length) return;
+    const message = new FormData(form);
+    const pending = add(null, "customer pending", words.you, body.trim() ? body : [...chosen.files].map((file) => file.name).join(", "));
     field.value = "";
+    files.value = "";
+    choose();
     try {
-      const answer = await post("/messages", { body });
+      const answer = await send("/messages", message);
       if (answer.ok) { status.textContent = words.reading; pending.remove(); return; }
-      status.textContent = answer.status === 422 ? await answer.text() : words.failed;
+      status.textContent = [413, 422].includes(answer.status) ? await answer.text() : words.failed;
     } catch {
       status.textContent = words.failed;
     }
     // What was typed is not lost.
     pending.remove();
     if (!field.value) field.value = body;
+    if (!files.files.length) { files.files = chosen.files; choose(); }
   });
 
   let told = 0;
@@ -112,7 +153,7 @@
     const name = { customer: words.you, agent: said.name || words.agent }[said.author] ?? words.assistant;
     if (said.author !== "customer") { drop(); }
     const had = document.getElementById(`m-${said.id}`);
-    add(said.id, said.author, name, said.body);
+    add(said.id, said.author, name, said.body, said.files);
     if (!had && said.author !== "customer" && status.textContent !== words.checking) status.textContent = "";
   });
   on("understood", () => { status.textContent = words.understood; });
@@ -138,9 +179,13 @@
     status.textContent = decision.automatic || decision.action === "discard" ? "" : words.checking;
   });
   on("taken", (by) => { const place = $("#person"); place.textContent = `${by.name} ${words.taken}`; place.hidden = false; });
+  // A colleague has joined two conversations: this address leads to the one that goes on.
+  on("merged", () => location.reload());
   on("given_back", () => { $("#person").hidden = true; });
   source.addEventListener("error", () => { status.textContent = words.offline; });
   source.addEventListener("open", () => { if (status.textContent === words.offline) status.textContent = ""; });
   addEventListener("pagehide", () => source.close());
+  // Back by the browser's button: what was said meanwhile is in the page that is loaded anew.
+  addEventListener("pageshow", (event) => { if (event.persisted) location.reload(); });
   log.lastElementChild?.scrollIntoView({ block: "nearest" });
 })();

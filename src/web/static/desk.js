@@ -182,8 +182,9 @@
       place.hidden = false;
       $("#stream-text").textContent = text;
     }
-    // What happened before is in the page; the stream begins behind it.
+    // What happened before is in the page; the stream begins behind it, also when it is opened again.
     live(ticket.dataset.events, (source) => {
+      written = "";
       source.addEventListener("token", (event) => { written += JSON.parse(event.data); show(written); });
       // Until the model writes, the reply cut from the best solved case.
       source.addEventListener("extractive", (event) => { if (!written) show(JSON.parse(event.data).text); });
@@ -191,8 +192,12 @@
         for (const finding of JSON.parse(event.data)) written = written.replace(finding.sentence, "");
         show(written);
       });
-      for (const kind of ["received", "decision", "review", "message", "taken", "given_back", "taken_back", "changed", "feedback"]) {
+      // These begin or end a reply; what else happens leaves the one that is being written as it is.
+      for (const kind of ["received", "decision", "review"]) {
         source.addEventListener(kind, () => { written = ""; refresh(); });
+      }
+      for (const kind of ["message", "taken", "given_back", "taken_back", "changed", "feedback", "merged"]) {
+        source.addEventListener(kind, refresh);
       }
       source.addEventListener("presence", (event) => {
         const others = JSON.parse(event.data);
@@ -201,7 +206,11 @@
         place.textContent = others.length ? `${ticket.dataset.others} ${others.join(", ")}` : "";
       });
     }, refresh);
-    document.addEventListener("htmx:afterSettle", (event) => { if (event.detail.target === panel) countDown(panel); });
+    document.addEventListener("htmx:afterSettle", (event) => {
+      if (event.detail.target !== panel) return;
+      countDown(panel);
+      if (written) show(written);
+    });
   }
 
   countDown(document);

@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use ureq::Agent;
-use ureq::http::{HeaderMap, Request};
+use ureq::http::{HeaderMap, Request, Response};
+use ureq::{Agent, Body};
 
 /// Longest wait for one answer, and for one event stream.
 const LIMIT: Duration = Duration::from_secs(300);
@@ -71,6 +71,22 @@ impl Client {
 
     /// Sends whatever is given.
     pub fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: Option<&[u8]>) -> Reply {
+        let mut response = self.answer(method, path, headers, body);
+        Reply {
+            status: response.status().as_u16(),
+            headers: response.headers().clone(),
+            body: response.body_mut().read_to_string().unwrap_or_else(|error| panic!("{method} {path}: {error}")),
+        }
+    }
+
+    /// Gets something that may be no text.
+    pub fn download(&self, path: &str, headers: &[(&str, &str)]) -> Vec<u8> {
+        let mut response = self.answer("GET", path, headers, None);
+        assert_eq!(response.status().as_u16(), 200, "{path}");
+        response.body_mut().read_to_vec().unwrap_or_else(|error| panic!("{path}: {error}"))
+    }
+
+    fn answer(&self, method: &str, path: &str, headers: &[(&str, &str)], body: Option<&[u8]>) -> Response<Body> {
         let mut request = Request::builder().method(method).uri(format!("http://{}{path}", self.address));
         if let Some(key) = &self.key {
             request = request.header("authorization", format!("Bearer {key}"));
@@ -82,12 +98,7 @@ impl Client {
             Some(body) => self.agent.run(request.body(body).expect("request")),
             None => self.agent.run(request.body(()).expect("request")),
         };
-        let mut response = sent.unwrap_or_else(|error| panic!("{method} {path}: {error}"));
-        Reply {
-            status: response.status().as_u16(),
-            headers: response.headers().clone(),
-            body: response.body_mut().read_to_string().unwrap_or_else(|error| panic!("{method} {path}: {error}")),
-        }
+        sent.unwrap_or_else(|error| panic!("{method} {path}: {error}"))
     }
 
     /// Opens a ticket and gives its id.

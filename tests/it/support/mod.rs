@@ -3,6 +3,7 @@
 mod browser;
 mod client;
 mod desk;
+mod network;
 mod service;
 
 use std::fs::File;
@@ -19,6 +20,7 @@ use serde_json::Value;
 pub use browser::{DARK, Driver, ENGLISH, Look, PHONE, SPANISH, Window};
 pub use client::{Client, Event, Reply, encode, ids as found_ids};
 pub use desk::{Desk, PASSWORD, post_form, setup_token};
+pub use network::Network;
 pub use service::{Service, shared};
 
 /// The sample requests that are not in the memory.
