@@ -9,6 +9,7 @@ use figment::providers::{Env, Format, Toml};
 use serde::Deserialize;
 
 use crate::decide::Policy;
+use crate::http::client::Network;
 use crate::retrieve::fuse::{Fusion, Weights};
 
 const DEFAULTS: &str = include_str!("../config.default.toml");
@@ -56,6 +57,8 @@ pub struct Server {
     pub max_body_bytes: usize,
     pub concurrency: usize,
     pub shutdown_seconds: u64,
+    /// Whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: Vec<Network>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -193,6 +196,12 @@ pub struct Chat {
     pub sites: Vec<String>,
     /// Whether public addresses of the articles found are shown to the customer.
     pub links: bool,
+    /// Queues that the address of the chat may name; none: those that the policy names.
+    pub queues: Vec<String>,
+    /// Per client, like the next two; 0 for no limit.
+    pub messages_per_minute: u32,
+    pub conversations_per_hour: u32,
+    pub files_megabytes_per_hour: u32,
 }
 
 impl Settings {
@@ -216,6 +225,17 @@ impl Settings {
             sources.merge(environment).extract().map_err(|error| SettingsError::Unreadable(Box::new(error)))?;
         settings.validate()?;
         Ok(settings)
+    }
+
+    /// The queue that a visitor of the chat asks for, where it is one that visitors may choose: a queue decides how far
+    /// replies may go.
+    pub fn chat_queue(&self, asked: &str) -> Option<String> {
+        let asked = asked.trim();
+        let is_open = match self.chat.queues.is_empty() {
+            true => self.policy.queues.contains_key(asked),
+            false => self.chat.queues.iter().any(|queue| queue == asked),
+        };
+        (is_open && !asked.is_empty()).then(|| asked.to_owned())
     }
 
     fn validate(&self) -> Result<(), SettingsError> {
@@ -315,6 +335,22 @@ mod tests {
         let settings = load("").expect("defaults");
         assert_eq!(settings.retrieval.fusion(), Fusion::Weighted(Weights::default()));
         assert!(load("[retrieval]\nticket_solution = 1.5\n").is_err());
+    }
+
+    #[test]
+    fn visitors_choose_among_the_queues_that_the_settings_name() {
+        let policy = "[policy.queues.billing]\nmode = \"off\"\n";
+        let settings = load(policy).expect("a policy");
+        assert_eq!(settings.chat_queue(" billing "), Some("billing".to_owned()));
+        assert_eq!([settings.chat_queue("web"), settings.chat_queue("")], [None, None]);
+        let settings = load(&format!("[chat]\nqueues = [\"web\"]\n{policy}")).expect("a list");
+        assert_eq!([settings.chat_queue("web"), settings.chat_queue("billing")], [Some("web".to_owned()), None]);
+    }
+
+    #[test]
+    fn a_proxy_that_is_no_network_is_named() {
+        let error = load("[server]\ntrusted_proxies = [\"10.0.0.0/40\"]\n").expect_err("no network").to_string();
+        assert!(error.contains("trusted_proxies") && error.contains("10.0.0.0/40"), "{error}");
     }
 
     #[test]

@@ -100,7 +100,7 @@ async fn data(settings: &Settings) -> Vec<Check> {
             return vec![Check::bad(
                 "data",
                 error.to_string(),
-                "see the message; restore from a backup if the file is damaged",
+                "see the message; if the file is damaged, respondo restore FILE puts a backup in its place",
             )];
         }
     };

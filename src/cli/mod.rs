@@ -1,6 +1,8 @@
 //! The command line: what is asked for is parsed here, done in one file per command.
 
 mod ask;
+mod audit;
+mod backup;
 mod bench;
 mod demo;
 mod doctor;
@@ -53,6 +55,17 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Copy all that is stored into one new file, also while the service runs.
+    Backup {
+        /// The file, or a folder for a file that is named after the time.
+        #[arg(value_name = "FOLDER_OR_FILE")]
+        target: PathBuf,
+    },
+    /// Put a backup into the data folder; what was there is kept under another name. Stop the service first.
+    Restore { file: PathBuf },
+    /// Check the audit trail.
+    #[command(subcommand)]
+    Audit(audit::AuditCommand),
     /// Download, list and check models.
     #[command(subcommand)]
     Models(ModelsCommand),
@@ -111,7 +124,10 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Ingest(args) => runtime()?.block_on(ingest::run(settings, args)),
         Command::Forget { id } => runtime()?.block_on(ingest::forget(settings, &id)),
         Command::Reindex => runtime()?.block_on(ingest::reindex(settings)),
+        Command::Audit(command) => runtime()?.block_on(audit::run(settings, command)),
         Command::Stats { json } => runtime()?.block_on(stats::run(settings, json)),
+        Command::Backup { target } => runtime()?.block_on(backup::run(settings, &target)),
+        Command::Restore { file } => runtime()?.block_on(backup::restore(settings, &file)),
         Command::Bench(command) => runtime()?.block_on(bench::run(settings, cli.config, command)),
         Command::Doctor { json } => runtime()?.block_on(doctor::run(settings, json)),
         Command::Eval(command) => return Ok(runtime()?.block_on(crate::eval::command::main(settings, command))),

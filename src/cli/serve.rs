@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use axum::Router;
+use axum::extract::connect_info::IntoMakeServiceWithConnectInfo;
 use clap::Args;
 use metrics_exporter_prometheus::PrometheusBuilder;
 use tokio::net::TcpListener;
@@ -78,7 +80,7 @@ impl Service {
                 Err(error) => tracing::error!(%error, "search index could not be brought up to date"),
             }
         });
-        let web = Arc::new(Web::open(&app.store).await?);
+        let web = Arc::new(Web::open(&app.store, &app.settings.chat).await?);
         let state = AppState {
             web,
             pipeline: app.pipeline.clone(),
@@ -127,7 +129,7 @@ impl Service {
     /// # Errors
     /// When the listener fails.
     pub async fn serve_forever(self) -> Result<()> {
-        Ok(axum::serve(self.listener, http::router(self.state)).await?)
+        Ok(axum::serve(self.listener, routes(self.state)).await?)
     }
 
     /// Serves until Ctrl-C or SIGTERM, then finishes or parks what is in flight.
@@ -156,7 +158,7 @@ impl Service {
             }
         };
         tokio::select! {
-            served = axum::serve(self.listener, http::router(self.state)).with_graceful_shutdown(stopped) => served?,
+            served = axum::serve(self.listener, routes(self.state)).with_graceful_shutdown(stopped) => served?,
             () = overdue => tracing::warn!("connections that did not end by themselves are cut off"),
         }
         tokio::select! {
@@ -166,6 +168,11 @@ impl Service {
         self.app.close().await;
         Ok(())
     }
+}
+
+/// All routes, told where a connection comes from.
+fn routes(state: AppState) -> IntoMakeServiceWithConnectInfo<Router, SocketAddr> {
+    http::router(state).into_make_service_with_connect_info()
 }
 
 async fn stop_signal() {

@@ -124,7 +124,7 @@ fn action(
             return Err(Problem::too_large(format!("a text has {} bytes; at most {MAX_TEXT} are taken", text.len())));
         }
     }
-    Ok(ReviewAction { outcome, final_text, note, agent, skill, remember: None, hold: Duration::ZERO })
+    Ok(ReviewAction { outcome, final_text, note, agent, skill, assignee: None, remember: None, hold: Duration::ZERO })
 }
 
 async fn resolve(state: &AppState, draft: Uuid, action: ReviewAction) -> Result<axum::Json<Reviewed>, Problem> {

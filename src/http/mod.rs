@@ -2,6 +2,7 @@
 
 pub mod auth;
 pub mod body;
+pub mod client;
 mod drafts;
 mod extract;
 mod health;

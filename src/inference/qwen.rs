@@ -15,6 +15,9 @@ use candle_core::{Device, Result};
 use crate::kernels::rows::{self, argmax};
 use crate::kernels::{Activations, KeyValues, Level, Packed, Product, Query, attend, multiply, pool};
 
+#[cfg(test)]
+mod tests;
+
 /// Tokens of one sequence whose queries share the keys and values that pass by.
 const TOKENS_PER_TASK: usize = 4;
 /// Numbers that a thread takes at a time between the matrix products.

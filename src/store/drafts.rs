@@ -57,6 +57,8 @@ pub struct ReviewAction {
     pub agent: Option<String>,
     /// For `Escalated`: the skill it needs.
     pub skill: Option<String>,
+    /// For `Escalated`: the person who shall have it.
+    pub assignee: Option<Uuid>,
     /// What the desk learns from it, kept with the outcome or not at all; it still has to be indexed.
     pub remember: Option<MemoryItem>,
     /// How long the reply waits before it goes out, so that it can be taken back.
@@ -268,7 +270,7 @@ impl Store {
         insert_outcome(&mut tx, ticket_id, &record, &action, final_text.as_deref(), now).await?;
         let state = state_after(record.draft.kind, action.outcome);
         let actor = action.agent.as_deref().unwrap_or("agent");
-        let detail = json!({ "outcome": action.outcome, "skill": action.skill, "from": before.state, "to": state });
+        let detail = json!({ "outcome": action.outcome, "skill": action.skill, "assignee": action.assignee, "from": before.state, "to": state });
         let subject = Some(draft_id.to_string());
         let entry = Audit { actor, action: "draft resolved", ticket_id: Some(ticket_id), subject, detail };
         write_audit(&mut tx, entry, now).await?;
@@ -288,6 +290,9 @@ impl Store {
         }
         if let Some(skill) = &action.skill {
             set_skill(&mut tx, ticket_id, skill).await?;
+        }
+        if let Some(assignee) = action.assignee {
+            assign(&mut tx, ticket_id, assignee).await?;
         }
         set_state(&mut tx, ticket_id, state, now).await?;
         let ticket = load_ticket(&mut tx, ticket_id).await?;
@@ -372,6 +377,22 @@ async fn set_draft_status(
         .await?;
     match changed.rows_affected() {
         0 => Err(StoreError::NotFound(format!("draft {draft_id} in ticket {ticket_id}"))),
+        _ => Ok(()),
+    }
+}
+
+/// Gives the ticket to a person who works here.
+async fn assign(conn: &mut SqliteConnection, ticket_id: Uuid, assignee: Uuid) -> Result<(), StoreError> {
+    let assigned = sqlx::query(
+        "UPDATE tickets SET assignee = (SELECT id FROM agents WHERE id = ?1 AND active = 1) \
+         WHERE id = ?2 AND EXISTS (SELECT 1 FROM agents WHERE id = ?1 AND active = 1)",
+    )
+    .bind(assignee.to_string())
+    .bind(ticket_id.to_string())
+    .execute(conn)
+    .await?;
+    match assigned.rows_affected() {
+        0 => Err(StoreError::Invalid("this person does not work here (any more); choose somebody else".to_owned())),
         _ => Ok(()),
     }
 }

@@ -33,10 +33,15 @@ pub enum StoreError {
 const SQLITE_READONLY: u32 = 8;
 const SQLITE_FULL: u32 = 13;
 
+/// SQLite's primary result code, where the error comes from SQLite.
+pub(super) fn primary_code(error: &sqlx::Error) -> Option<u32> {
+    let code = error.as_database_error()?.code()?.parse::<u32>().ok()?;
+    Some(code & 0xff)
+}
+
 impl From<sqlx::Error> for StoreError {
     fn from(error: sqlx::Error) -> Self {
-        let code = error.as_database_error().and_then(|error| error.code()).and_then(|code| code.parse::<u32>().ok());
-        match code.map(|code| code & 0xff) {
+        match primary_code(&error) {
             Some(SQLITE_FULL) => Self::DiskFull,
             Some(SQLITE_READONLY) => Self::ReadOnly,
             _ => Self::Other(error.to_string()),

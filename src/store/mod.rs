@@ -6,11 +6,14 @@
 //! One file per concern, all of them `impl Store`: [`tickets`] (requests and messages), [`attachments`] (their files),
 //! [`drafts`] (work on a ticket and its review), [`outbox`] (replies on their way), [`events`] (what a waiting client is
 //! shown), [`queue`] (what waits for the team, figures), [`desk`], [`handling`] and [`merging`] (the same for the desk's
-//! page, and what agents do there), [`agents`] (who they are), [`history`] (what became of it all), [`memory`] (what the
-//! desk knows) and [`embeddings`] (a cache).
+//! page, and what agents do there), [`agents`] (who they are), [`history`] (what became of it all), [`audit`] (who did
+//! what, as a chain of hashes), [`memory`] (what the desk knows), [`embeddings`] (a cache) and [`backup`] (all of it in one
+//! file).
 
 pub mod agents;
 pub mod attachments;
+pub mod audit;
+pub mod backup;
 pub mod desk;
 pub mod drafts;
 pub mod embeddings;
@@ -33,15 +36,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::Value;
-use sqlx::sqlite::{
-    SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
-};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{Connection, Sqlite, Transaction};
-use uuid::Uuid;
 
 pub use agents::{AgentRecord, NewAgent, Role, SessionRecord};
 pub use attachments::{AttachmentRow, NewAttachment};
+use audit::{Audit, write_audit};
+pub use audit::{AuditCheck, AuditHead, BrokenLine};
+pub use backup::{BackupContent, BackupReport, RestoreReport, restore};
 pub use desk::{DeskCounts, DeskFilter, DeskRow, Scope};
 pub use drafts::{
     DecisionRecord, DraftRecord, DraftStatus, Finished, FinishedWork, OutcomeRecord, ReviewAction, ReviewResult,
@@ -150,28 +152,6 @@ impl Store {
         }
         Ok(self.writer.begin_with("BEGIN IMMEDIATE").await?)
     }
-}
-
-/// One line of the audit trail. `detail` says what happened without saying what was written.
-struct Audit<'a> {
-    actor: &'a str,
-    action: &'a str,
-    ticket_id: Option<Uuid>,
-    subject: Option<String>,
-    detail: Value,
-}
-
-async fn write_audit(conn: &mut SqliteConnection, entry: Audit<'_>, now: i64) -> Result<(), StoreError> {
-    sqlx::query("INSERT INTO audit (created_at, actor, action, ticket_id, subject, detail) VALUES (?, ?, ?, ?, ?, ?)")
-        .bind(now)
-        .bind(entry.actor)
-        .bind(entry.action)
-        .bind(entry.ticket_id.map(|id| id.to_string()))
-        .bind(entry.subject)
-        .bind(entry.detail.to_string())
-        .execute(conn)
-        .await?;
-    Ok(())
 }
 
 /// The folder holds what customers wrote: others on the machine have no business in it.

@@ -155,9 +155,10 @@ impl Store {
             ));
         }
         let mut tx = self.write().await?;
+        // Of the ticket that was named: who repeats a request names it again, merged or not.
+        let scope = format!("ticket/{ticket_id}");
         let ticket_id = survivor(&mut tx, ticket_id).await?;
         let before = load_ticket(&mut tx, ticket_id).await?;
-        let scope = format!("ticket/{ticket_id}");
         if let Some(accepted) = replay(&mut tx, &scope, idempotency.as_ref()).await? {
             return Ok(accepted);
         }

@@ -29,7 +29,9 @@ use tokio::sync::broadcast;
 use uuid::Uuid;
 
 use crate::http::AppState;
+use crate::settings::Chat;
 use crate::store::{Store, StoreError};
+use chat::limits::Limits;
 use links::Links;
 use presence::Presence;
 use session::{SignInLimit, SignedIn, SignedOut};
@@ -45,6 +47,8 @@ pub struct Web {
     pub links: Links,
     /// Slows guessing of passwords down.
     pub sign_ins: SignInLimit,
+    /// What each client may still do in the chat.
+    pub limits: Limits,
     /// Opens the set-up page while nobody works here.
     setup: String,
     /// Says whose open pages hear nothing more.
@@ -58,12 +62,13 @@ impl Web {
     ///
     /// # Errors
     /// When the store cannot be written or the system has no random numbers.
-    pub async fn open(store: &Store) -> Result<Self, StoreError> {
+    pub async fn open(store: &Store, chat: &Chat) -> Result<Self, StoreError> {
         let key = store.secret("customer links", &random_hex::<32>()?).await?;
         Ok(Self {
             presence: Presence::default(),
             links: Links::new(&key),
             sign_ins: SignInLimit::default(),
+            limits: Limits::new(chat),
             setup: random_hex::<16>()?,
             signed_out: broadcast::channel(SIGN_OUTS).0,
             taken_back: Mutex::default(),

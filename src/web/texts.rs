@@ -66,7 +66,7 @@ texts! {
     error_no_action: "There is no such action.", "No existe esa acción.";
     error_empty_reply: "The reply is empty. Write one, or reject the draft.", "La respuesta está vacía. Escribe una o rechaza el borrador.";
     error_empty_note: "The note is empty.", "La nota está vacía.";
-    error_no_skill: "Name the skill that the ticket needs.", "Indica qué especialidad necesita el caso.";
+    error_no_skill: "Name the skill that the ticket needs, or a person.", "Indica qué especialidad necesita el caso, o una persona.";
     error_no_class: "There is no such class.", "No existe esa clase.";
     error_too_long: "The text is too long; at most {max} bytes are taken.", "El texto es demasiado largo; se admiten {max} bytes como máximo.";
     error_too_late: "The reply is on its way; it cannot be taken back any more.", "La respuesta ya ha salido; no se puede deshacer.";
@@ -123,6 +123,8 @@ texts! {
     send_edited: "Send", "Enviar";
     escalate: "Escalate", "Escalar";
     escalate_skill: "Skill", "Especialidad";
+    escalate_person: "Person", "Persona";
+    escalate_anybody: "anybody with this skill", "cualquiera con esa especialidad";
     escalate_note: "Note", "Nota";
     reject: "Reject", "Rechazar";
     reject_reason: "Why?", "¿Por qué?";
@@ -318,6 +320,9 @@ texts! {
     chat_given_back: "The assistant is back.", "Vuelve el asistente.";
     chat_offline: "No connection. We go on as soon as it is back.", "Sin conexión. Seguimos en cuanto vuelva.";
     chat_failed: "This was not sent. Try again.", "No se ha enviado. Vuelve a intentarlo.";
+    chat_many_messages: "These are many messages in a short time. Send this one again in {time}.", "Son muchos mensajes en poco tiempo. Vuelve a enviar este dentro de {time}.";
+    chat_many_conversations: "Many conversations were opened from your network. Send this again in {time}.", "Desde tu red se han abierto muchas conversaciones. Vuelve a enviarlo dentro de {time}.";
+    chat_many_files: "Many files came from your network. Send this again in {time}, or without files.", "Desde tu red han llegado muchos archivos. Vuelve a enviarlo dentro de {time}, o sin archivos.";
     chat_no_words: "Write in a sentence or two what happens.", "Cuenta en una o dos frases qué pasa.";
     chat_unknown_link: "There is no conversation behind this link. Check that it is complete.", "No hay ninguna conversación en este enlace. Comprueba que esté completo.";
     chat_not_helped: "This did not help", "No me ha servido";

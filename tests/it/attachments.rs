@@ -115,7 +115,7 @@ fn a_message_of_files_only_says_which_and_is_worked_on() {
 
 #[test]
 fn what_is_refused_says_why_and_loses_no_text() {
-    let Some(service) = Service::with_memory(&[]) else { return };
+    let Some(service) = Service::with_memory(&[("RESPONDO_CHAT__MESSAGES_PER_MINUTE", "0")]) else { return };
     let client = service.client();
     let link = open(&client, "mi web no carga", &[]);
     let messages = format!("{link}/messages");

@@ -4,6 +4,8 @@
 //! folder say so and pass; `respondo models pull` fetches it. Nothing here reaches beyond 127.0.0.1.
 
 mod attachments;
+mod audit;
+mod backup;
 mod bad_input;
 mod browser;
 mod cli;
@@ -12,6 +14,7 @@ mod damage;
 mod desk;
 mod eval;
 mod http;
+mod limits;
 mod pages;
 mod quality;
 mod support;

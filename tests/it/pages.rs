@@ -312,6 +312,27 @@ fn a_customer_sees_the_conversation_and_nothing_of_the_teams() {
 }
 
 #[test]
+fn a_ticket_can_be_escalated_to_a_person_who_works_here() {
+    let Some(service) = Service::with_memory(&[]) else { return };
+    let client = service.client();
+    let desk = Desk::set_up(&service, "Ana");
+    let ben = desk.colleague(&service, "Ben", "agent");
+    let (ticket, draft) = open_draft(&client, REQUEST);
+    let page = desk.get(&format!("/desk/tickets/{ticket}")).body;
+    let (before, _) = page.split_once("\">Ben</option>").unwrap_or_else(|| panic!("Ben cannot be chosen: {page}"));
+    let (_, id) = before.rsplit_once("value=\"").expect("an id");
+    let escalate = |person: &str| desk.form(&format!("/desk/drafts/{draft}/escalate"), &[("person", person)]);
+    assert_eq!(escalate("").status, 409, "neither skill nor person");
+    assert_eq!(escalate(&ticket).status, 422, "nobody who works here");
+    assert_eq!(client.view(&ticket)["ticket"]["state"], "review");
+    assert_eq!(escalate(id).status, 303);
+    assert_eq!(client.view(&ticket)["ticket"]["state"], "escalated");
+    let row = format!("t-{ticket}");
+    assert!(ben.get("/desk?scope=mine").body.contains(&row) && !desk.get("/desk?scope=mine").body.contains(&row));
+    service.stop();
+}
+
+#[test]
 fn a_duplicate_is_merged_and_its_customer_goes_on_in_the_other_conversation() {
     let Some(service) = Service::with_memory(&[]) else { return };
     let client = service.client();

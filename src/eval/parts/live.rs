@@ -321,6 +321,7 @@ mod tests {
             note,
             agent: None,
             skill: None,
+            assignee: None,
             remember: None,
             hold: std::time::Duration::ZERO,
         };

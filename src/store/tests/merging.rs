@@ -13,12 +13,17 @@ async fn a_duplicates_messages_and_its_customer_go_on_in_the_other_ticket() {
     test.store.finish(to, work(&first, TicketState::Answered)).await.unwrap();
     test.store.add_message(to, Author::Customer, "tres".into(), None).await.unwrap();
     test.store.add_message(to, Author::Agent, "cuatro".into(), key("k", "sha")).await.unwrap();
+    test.store.add_message(from, Author::Customer, "seis".into(), key("before", "sha")).await.unwrap();
     test.store.save_draft(from, &draft(DraftKind::Generated)).await.unwrap();
 
     let merged = test.store.merge(from, to, "Ana").await.unwrap();
-    assert_eq!((merged.id, merged.state), (to, TicketState::Answered), "the last word was the team's");
+    assert_eq!((merged.id, merged.state), (to, TicketState::Received), "the last word is the customer's");
     let bodies = |messages: Vec<Message>| messages.into_iter().map(|m| m.body).collect::<Vec<_>>();
-    assert_eq!(bodies(test.store.messages(to).await.unwrap()), ["uno", "dos", "tres", "cuatro"], "by their time");
+    assert_eq!(
+        bodies(test.store.messages(to).await.unwrap()),
+        ["uno", "dos", "tres", "cuatro", "seis"],
+        "by their time"
+    );
     assert!(test.store.messages(from).await.unwrap().is_empty());
     let view = test.store.ticket_view(from).await.unwrap();
     assert_eq!(view.ticket.state, TicketState::Discarded);
@@ -29,10 +34,12 @@ async fn a_duplicates_messages_and_its_customer_go_on_in_the_other_ticket() {
     assert_eq!(told(test.store.audit_trail(from).await.unwrap()), 1);
     assert_eq!(told(test.store.audit_trail(to).await.unwrap()), 1);
 
-    // The customer still has the duplicate's link.
+    // The customer still has the duplicate's link, and may repeat what was said before.
+    let again = test.store.add_message(from, Author::Customer, "seis".into(), key("before", "sha")).await.unwrap();
+    assert!(again.replayed, "{again:?}");
     let more = test.store.add_message(from, Author::Customer, "cinco".into(), None).await.unwrap();
     assert_eq!((more.ticket.id, more.ticket.state), (to, TicketState::Received));
-    assert_eq!(test.store.messages(to).await.unwrap().len(), 5);
+    assert_eq!(test.store.messages(to).await.unwrap().len(), 6);
     let words = DeskFilter { scope: Scope::All, search: Some("dos".into()), ..DeskFilter::default() };
     let found = test.store.desk_rows(&words).await.unwrap();
     assert_eq!(found.iter().map(|row| row.ticket.id).collect::<Vec<_>>(), [to]);

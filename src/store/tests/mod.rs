@@ -1,6 +1,8 @@
 //! The store against real files.
 
 mod attachments;
+mod audit;
+mod backup;
 mod desk;
 mod faults;
 mod history;
@@ -125,6 +127,7 @@ fn review(outcome: Outcome, final_text: Option<&str>) -> ReviewAction {
         note: None,
         agent: Some("marta".into()),
         skill: None,
+        assignee: None,
         remember: None,
         hold: std::time::Duration::ZERO,
     }

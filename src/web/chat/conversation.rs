@@ -7,7 +7,9 @@ use axum::response::{IntoResponse, Redirect, Response};
 use serde::Deserialize;
 use uuid::Uuid;
 
+use super::limits::{Budget, Refusal};
 use super::upload::Upload;
+use crate::http::client::Client;
 use crate::http::{AppState, begin_work, shown_so_far};
 use crate::intake;
 use crate::intake::files::{FileError, MOST_FILES_IN_ALL};
@@ -23,7 +25,7 @@ use crate::worker::Worker;
 
 /// Channel of tickets that were opened here.
 pub const CHANNEL: &str = "chat";
-/// Longest name, queue or product, in characters.
+/// Longest name or product, in characters.
 const LONGEST_NAME: usize = 60;
 
 /// How the page was asked for.
@@ -116,28 +118,30 @@ pub struct StartForm {
 /// The first message: opens a ticket and leads to the conversation.
 pub async fn start(
     State(state): State<AppState>,
+    client: Client,
     headers: HeaderMap,
     Upload { form, files }: Upload<StartForm>,
 ) -> Result<Response, PageError> {
     let t = texts_for(&headers);
     let embed = !form.embed.is_empty();
-    let some = |text: &str| Some(plain(text)).filter(|text| !text.is_empty());
-    let (queue, product) = (some(&form.queue), some(&form.product));
-    let taken = match take(&state, &form.body, files, t) {
+    let queue = state.pipeline.settings.chat_queue(&form.queue);
+    let product = Some(plain(&form.product)).filter(|product| !product.is_empty());
+    let taken = match admit(&state, client, &form.body, files, 1, t) {
         Ok(taken) => taken,
-        Err(problem) => {
+        Err(refusal) if by_script(&headers) => return Ok(refusal.answer(refusal.text.clone())),
+        Err(refusal) => {
             let opening = super::hours::opening(&state.pipeline.settings.support, t);
             let page = StartPage {
                 t,
                 embed,
                 queue: form.queue,
                 product: form.product,
-                problem: Some(problem),
+                problem: Some(refusal.text.clone()),
                 body: form.body,
                 name: form.name,
                 opening,
             };
-            return Ok((StatusCode::UNPROCESSABLE_ENTITY, Page(page)).into_response());
+            return Ok(refusal.answer(Page(page)));
         }
     };
     let new = NewTicket {
@@ -177,6 +181,39 @@ struct Taken {
     body: String,
     language: Language,
     files: Vec<NewAttachment>,
+}
+
+/// Takes a message that opens `conversations` new ones, within what the client may do. Every try counts as a message:
+/// a refused one costs work too.
+///
+/// # Errors
+/// In words for the customer.
+fn admit(
+    state: &AppState,
+    client: Client,
+    body: &str,
+    files: Result<Vec<NewAttachment>, FileError>,
+    conversations: u64,
+    t: &Texts,
+) -> Result<Taken, Refusal> {
+    spend(state, client, &[(Budget::Messages, 1)], t)?;
+    let taken = take(state, body, files, t).map_err(Refusal::unfit)?;
+    let bytes = taken.files.iter().map(|file| file.content.len() as u64).sum();
+    spend(state, client, &[(Budget::Conversations, conversations), (Budget::Files, bytes)], t)?;
+    Ok(taken)
+}
+
+/// Counts what a client does.
+///
+/// # Errors
+/// When it has to wait, in words for the customer.
+pub fn spend(state: &AppState, client: Client, costs: &[(Budget, u64)], t: &Texts) -> Result<(), Refusal> {
+    state.web.limits.spend(client, costs).map_err(|exceeded| Refusal::exceeded(exceeded, t))
+}
+
+/// Scripts get a line of text where people get a page.
+pub fn by_script(headers: &HeaderMap) -> bool {
+    headers.contains_key("x-respondo")
 }
 
 /// Checks a message; one of files only says which they are.
@@ -288,23 +325,19 @@ pub struct SayForm {
 pub async fn say(
     State(state): State<AppState>,
     Path(token): Path<String>,
+    client: Client,
     headers: HeaderMap,
     Upload { form, files }: Upload<SayForm>,
 ) -> Result<Response, PageError> {
     let t = texts_for(&headers);
     let ticket = ticket_of(&state, &token, t)?;
-    let by_script = headers.contains_key("x-respondo");
+    let by_script = by_script(&headers);
     let embed = !form.embed.is_empty();
     let files = room_for(&state, ticket, files).await?;
-    let taken = match take(&state, &form.body, files, t) {
+    let taken = match admit(&state, client, &form.body, files, 0, t) {
         Ok(taken) => taken,
-        Err(problem) if by_script => return Ok((StatusCode::UNPROCESSABLE_ENTITY, problem).into_response()),
-        Err(problem) => {
-            let ticket = state.pipeline.store.survivor(ticket).await?;
-            let shown = shown(&state, ticket, embed, t).await?;
-            let page = ConversationPage { problem: Some(problem), body: form.body, ..shown };
-            return Ok((StatusCode::UNPROCESSABLE_ENTITY, Page(page)).into_response());
-        }
+        Err(refusal) if by_script => return Ok(refusal.answer(refusal.text.clone())),
+        Err(refusal) => return refused(&state, ticket, embed, refusal, form.body, t).await,
     };
     let store = &state.pipeline.store;
     let accepted = store.add_message_with(ticket, Author::Customer, taken.body, None, taken.files).await?;
@@ -313,6 +346,23 @@ pub async fn say(
         true => StatusCode::NO_CONTENT.into_response(),
         false => Redirect::to(&address(&state, &accepted, embed)).into_response(),
     })
+}
+
+/// The conversation with the reason of a refusal, and what was typed.
+///
+/// # Errors
+/// When the conversation cannot be read.
+pub async fn refused(
+    state: &AppState,
+    ticket: Uuid,
+    embed: bool,
+    refusal: Refusal,
+    body: String,
+    t: &'static Texts,
+) -> Result<Response, PageError> {
+    let shown = shown(state, state.pipeline.store.survivor(ticket).await?, embed, t).await?;
+    let page = ConversationPage { problem: Some(refusal.text.clone()), body, ..shown };
+    Ok(refusal.answer(Page(page)))
 }
 
 /// The files of a further message, refused where the conversation has enough of them.

@@ -7,9 +7,11 @@ use axum::response::{IntoResponse, Redirect, Response};
 use serde::Deserialize;
 use serde_json::json;
 
-use super::conversation::ticket_of;
+use super::conversation::{by_script, refused, spend, ticket_of};
 use super::hours;
+use super::limits::Budget;
 use crate::http::AppState;
+use crate::http::client::Client;
 use crate::store::{Correction, Feedback, TicketCourse, more_urgent};
 use crate::web::format::span;
 use crate::web::language::texts_for;
@@ -33,12 +35,20 @@ pub struct FeedbackForm {
 pub async fn give(
     State(state): State<AppState>,
     Path(token): Path<String>,
+    client: Client,
     headers: HeaderMap,
     Form(form): Form<FeedbackForm>,
 ) -> Result<Response, PageError> {
     let t = texts_for(&headers);
     let store = &state.pipeline.store;
     let id = store.survivor(ticket_of(&state, &token, t)?).await?;
+    let embed = !form.embed.is_empty();
+    if let Err(refusal) = spend(&state, client, &[(Budget::Messages, 1)], t) {
+        return match by_script(&headers) {
+            true => Ok(refusal.answer(refusal.text.clone())),
+            false => refused(&state, id, embed, refusal, String::new(), t).await,
+        };
+    }
     let before = store.ticket(id).await?;
     if form.kind == Feedback::Urgent && !store.was_corrected_by(id, CUSTOMER).await? {
         store.correct(id, Correction::Urgency(more_urgent(before.urgency)), CUSTOMER).await?;
@@ -56,10 +66,10 @@ pub async fn give(
         Feedback::Urgent => t.chat_after_urgent,
     };
     let text = format!("{next} {}", when(&state, t).await?);
-    Ok(match headers.contains_key("x-respondo") {
+    Ok(match by_script(&headers) {
         true => text.into_response(),
         false => {
-            let embed = if form.embed.is_empty() { "" } else { "?embed=1" };
+            let embed = if embed { "?embed=1" } else { "" };
             Redirect::to(&format!("/chat/{token}{embed}")).into_response()
         }
     })

@@ -3,6 +3,7 @@
 pub mod conversation;
 pub mod feedback;
 pub mod hours;
+pub mod limits;
 pub mod stream;
 mod upload;
 
@@ -27,7 +28,7 @@ pub fn router() -> Router<AppState> {
         .route(MESSAGES, get(conversation::back).post(conversation::say))
         .route("/chat/{token}/files/{id}", get(files::of_conversation))
         .route("/chat/{token}/typing", post(conversation::typing))
-        .route("/chat/{token}/feedback", post(feedback::give))
+        .route("/chat/{token}/feedback", get(conversation::back).post(feedback::give))
         .route("/chat/{token}/events", get(stream::follow))
         .route("/chat/{token}/transcript", get(conversation::transcript))
         // Bodies are limited where they are read.

@@ -35,6 +35,8 @@ pub struct ReviewForm {
     text: String,
     note: String,
     skill: String,
+    /// Id of the person who shall have it; empty for nobody in particular.
+    person: String,
 }
 
 /// Approves, edits, rejects or escalates a draft and goes on to the next ticket.
@@ -64,7 +66,8 @@ pub async fn review(
         let problem = signed_in.t.error_empty_reply.to_owned();
         return with_problem(&state, &signed_in, ticket, problem, None).await;
     }
-    if outcome == Outcome::Escalated && form.skill.trim().is_empty() {
+    let assignee = Uuid::try_parse(&form.person).ok().filter(|_| outcome == Outcome::Escalated);
+    if outcome == Outcome::Escalated && form.skill.trim().is_empty() && assignee.is_none() {
         return with_problem(&state, &signed_in, ticket, signed_in.t.error_no_skill.to_owned(), None).await;
     }
     let some = |text: &str| Some(text.trim().to_owned()).filter(|text| !text.is_empty());
@@ -77,6 +80,7 @@ pub async fn review(
         note,
         agent: Some(signed_in.agent.name.clone()),
         skill: some(&form.skill).filter(|_| outcome == Outcome::Escalated),
+        assignee,
         remember: None,
         hold: if sends { HOLD } else { Duration::ZERO },
     };

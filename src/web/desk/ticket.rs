@@ -116,6 +116,8 @@ pub struct PanelView {
     pub skill: String,
     /// The ticket that has the conversation of this duplicate.
     pub merged_into: Option<Uuid>,
+    /// Who can be given the ticket.
+    pub people: Vec<(Uuid, String)>,
     /// The customer's other tickets, newest first; this one can be merged into each.
     pub others: Vec<Related>,
     pub problem: Option<String>,
@@ -284,6 +286,7 @@ async fn panel_view(
         snoozed_until: handling.snoozed_until.filter(|until| *until > jiff::Timestamp::now()).map(moment),
         skill: handling.skill.unwrap_or_default(),
         merged_into: handling.merged_into,
+        people: store.agents().await?.into_iter().filter(|one| one.active).map(|one| (one.id, one.name)).collect(),
         others: others.iter().map(|other| related(other, t)).collect(),
         problem: None,
     })

@@ -20,6 +20,8 @@
   // Text or files are wanted, and files within the limits; the server looks at all of it again.
   const files = $("input[type=file]");
   const typed = $("textarea", files.form);
+  // The names stand below; the browser's own field would say less, in the browser's own language.
+  files.parentElement.classList.add("scripted");
   function choose() {
     const chosen = [...files.files];
     const fits = chosen.length <= Number(files.dataset.most) && chosen.every((file) => file.size <= Number(files.dataset.largest));
@@ -102,7 +104,7 @@
     try {
       const answer = await send("/messages", message);
       if (answer.ok) { status.textContent = words.reading; pending.remove(); return; }
-      status.textContent = [413, 422].includes(answer.status) ? await answer.text() : words.failed;
+      status.textContent = [413, 422, 429].includes(answer.status) ? await answer.text() : words.failed;
     } catch {
       status.textContent = words.failed;
     }
@@ -123,7 +125,7 @@
     event.preventDefault();
     try {
       const answer = await post("/feedback", { kind: event.submitter.value });
-      status.textContent = answer.ok ? await answer.text() : words.failed;
+      status.textContent = answer.ok || answer.status === 429 ? await answer.text() : words.failed;
     } catch {
       status.textContent = words.failed;
     }

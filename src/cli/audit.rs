@@ -1,0 +1,44 @@
+//! `respondo audit verify`: whether the audit trail is as it was written.
+
+use std::io::Write;
+
+use anyhow::{Result, bail};
+use clap::Subcommand;
+
+use crate::settings::Settings;
+use crate::store::{AuditHead, Store};
+
+#[derive(Debug, Subcommand)]
+pub enum AuditCommand {
+    /// Check that no line was changed, deleted, inserted or moved; exit code 1 names the first that was.
+    ///
+    /// Prints the head: the last line and its hash. Note it elsewhere: only by a noted head can it be found that the
+    /// end of the trail was cut off, or that all of it was written anew.
+    Verify {
+        /// A head that was noted before: it must still be in the trail.
+        #[arg(long, value_name = "ID:HASH")]
+        head: Option<AuditHead>,
+    },
+}
+
+/// Reads beside a running service.
+///
+/// # Errors
+/// When the trail is broken or cannot be read.
+pub async fn run(settings: Settings, command: AuditCommand) -> Result<()> {
+    let AuditCommand::Verify { head: noted } = command;
+    let store = Store::open_shared(&settings.data.folder).await?;
+    let check = store.verify_audit(noted.as_ref()).await?;
+    if let Some(broken) = check.broken {
+        bail!("line {} of the audit trail: {} ({} lines before it are whole)", broken.id, broken.reason, check.lines);
+    }
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "audit     {} lines, all as they were written", check.lines)?;
+    if check.unchained > 0 {
+        writeln!(out, "unchained {} of them, from before the trail was a chain", check.unchained)?;
+    }
+    if let Some(head) = check.head {
+        writeln!(out, "head      {head}")?;
+    }
+    Ok(())
+}

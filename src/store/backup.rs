@@ -1,0 +1,332 @@
+//! A copy of the whole store in one file, made beside a running service, and the way back.
+//!
+//! `VACUUM INTO` reads the database as it is at one moment, like any other reader, and leaves out free pages: what was
+//! forgotten is not in the copy. Nor is the vector index: it is filled again from the store.
+
+use std::fs::{self, File};
+use std::io::{self, ErrorKind, Read};
+use std::path::{Path, PathBuf};
+
+use jiff::Timestamp;
+use sqlx::sqlite::SqliteConnection;
+use sqlx::{ConnectOptions, Connection};
+use tempfile::NamedTempFile;
+
+use super::error::primary_code;
+use super::{DATABASE_FILE, MIGRATIONS, Store, StoreError, connect_options, create_private_dir, lock_folder, rows};
+
+/// The first bytes of every SQLite file.
+const MAGIC: &[u8; 16] = b"SQLite format 3\0";
+/// Tables that a database of ours has, whatever its version.
+const OUR_TABLES: &str = "'_sqlx_migrations', 'tickets', 'messages', 'memory_items'";
+/// Files that SQLite keeps beside a database, by the end of their name.
+const COMPANIONS: [&str; 3] = ["-wal", "-shm", "-journal"];
+/// Primary result codes of SQLite, <https://www.sqlite.org/rescode.html>.
+const SQLITE_BUSY: u32 = 5;
+const SQLITE_CORRUPT: u32 = 11;
+const SQLITE_NOTADB: u32 = 26;
+
+/// A finished backup.
+#[derive(Clone, Debug)]
+pub struct BackupReport {
+    pub path: PathBuf,
+    pub content: BackupContent,
+}
+
+/// A finished restore.
+#[derive(Clone, Debug)]
+pub struct RestoreReport {
+    /// The database that the data folder has now.
+    pub path: PathBuf,
+    /// The one it had before.
+    pub old: Option<PathBuf>,
+    pub content: BackupContent,
+}
+
+/// How much a copy holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BackupContent {
+    pub bytes: u64,
+    pub tickets: u64,
+    pub messages: u64,
+    /// Items of the memory.
+    pub items: u64,
+}
+
+impl Store {
+    /// Copies everything into one new file, without holding up who writes meanwhile. `target` is the file, or a folder,
+    /// in which it is named after the time. The file has its name only when it is whole, checked and on disk.
+    ///
+    /// # Errors
+    /// [`StoreError::Invalid`] when the file is there already, its folder is missing, full or cannot be written, or the
+    /// copy is damaged, as the database then is.
+    pub async fn backup(&self, target: &Path) -> Result<BackupReport, StoreError> {
+        let path = backup_path(target)?;
+        let folder = folder_of(&path);
+        let mut reading = self.reader.acquire().await?;
+        let copy = copy_into(&mut reading, &self.path, folder).await?;
+        drop(reading);
+        let mut conn = connect_options(copy.path()).read_only(true).connect().await?;
+        check(&mut conn, &self.path).await?;
+        let content = content(&mut conn, copy.path()).await?;
+        conn.close().await?;
+        copy.as_file().sync_all().map_err(|error| cannot("write", &path, &error))?;
+        copy.persist_noclobber(&path).map_err(|failed| match failed.error.kind() {
+            ErrorKind::AlreadyExists => exists(&path),
+            _ => cannot("write", &path, &failed.error),
+        })?;
+        sync_folder(folder)?;
+        Ok(BackupReport { path, content })
+    }
+}
+
+/// Makes `file`, a backup, the database of the data folder, brought up to date. The one that was there is kept under
+/// another name. `index` is the folder of the vector index: it holds other content, so it is removed, and the next start
+/// fills a new one. Cut off at any moment, this leaves the old state or the new one.
+///
+/// # Errors
+/// [`StoreError::Locked`] when a process writes to the data folder, [`StoreError::Invalid`] when `file` is no database of
+/// ours or damaged, [`StoreError::Other`] when a newer program wrote it. The data folder is then as it was.
+pub async fn restore(data_dir: &Path, file: &Path, index: &Path) -> Result<RestoreReport, StoreError> {
+    let mut source = open_backup(file).await?;
+    create_private_dir(data_dir)?;
+    let _lock = lock_folder(data_dir)?;
+    let data_dir = absolute(data_dir)?;
+    let copy = copy_into(&mut source, file, &data_dir).await?;
+    source.close().await?;
+    let content = bring_up_to_date(copy.path(), file).await?;
+    copy.as_file().sync_all().map_err(|error| cannot("write into", &data_dir, &error))?;
+
+    let path = data_dir.join(DATABASE_FILE);
+    let old = keep_old(&path).await?;
+    // The index goes before: the old database without one is the old state still, the new one with another's is not.
+    let old_index = put_index_aside(index)?;
+    sync_folder(&data_dir)?;
+    copy.persist(&path).map_err(|failed| cannot("replace", &path, &failed.error))?;
+    sync_folder(&data_dir)?;
+    if let Err(error) = remove_folder(&old_index) {
+        tracing::warn!(%error, folder = %old_index.display(), "the old search index can be removed, but was not");
+    }
+    Ok(RestoreReport { path, old, content })
+}
+
+/// Where a backup goes.
+fn backup_path(target: &Path) -> Result<PathBuf, StoreError> {
+    let path = absolute(target)?;
+    let path = match path.is_dir() {
+        true => path.join(format!("respondo-{}.db", time_in_name())),
+        false => path,
+    };
+    let names_a_folder = path.as_os_str().as_encoded_bytes().ends_with(b"/");
+    let folder = if names_a_folder { &path } else { folder_of(&path) };
+    if !folder.is_dir() {
+        let folder = folder.display();
+        return Err(StoreError::Invalid(format!("there is no folder {folder}; make it, or choose another place")));
+    }
+    if path.exists() { Err(exists(&path)) } else { Ok(path) }
+}
+
+/// Opens a file for reading that says it is a backup, once it has shown to be one.
+async fn open_backup(file: &Path) -> Result<SqliteConnection, StoreError> {
+    if !is_sqlite(file)? {
+        return Err(not_ours(file));
+    }
+    let opened = connect_options(file).read_only(true).connect().await;
+    let mut conn = opened.map_err(|error| unreadable(file, &error))?;
+    let tables: i64 = sqlx::query_scalar(&format!(
+        "SELECT COUNT(*) FROM sqlite_schema WHERE type = 'table' AND name IN ({OUR_TABLES})"
+    ))
+    .fetch_one(&mut conn)
+    .await
+    .map_err(|error| unreadable(file, &error))?;
+    if tables != 4 {
+        return Err(not_ours(file));
+    }
+    check(&mut conn, file).await?;
+    Ok(conn)
+}
+
+/// Whether a file begins like a database.
+fn is_sqlite(file: &Path) -> Result<bool, StoreError> {
+    let mut start = [0; MAGIC.len()];
+    match File::open(file).and_then(|mut file| file.read_exact(&mut start)) {
+        Ok(()) => Ok(start == *MAGIC),
+        Err(error) if error.kind() == ErrorKind::UnexpectedEof => Ok(false),
+        Err(error) => Err(cannot("read", file, &error)),
+    }
+}
+
+/// The database behind `conn`, which is `source`, as it is at this moment, in a file of `folder` without a final name; gone
+/// when dropped.
+async fn copy_into(conn: &mut SqliteConnection, source: &Path, folder: &Path) -> Result<NamedTempFile, StoreError> {
+    // Readable by its owner only. SQLite takes an empty file for a new one.
+    let made = tempfile::Builder::new().prefix(".respondo-").suffix(".partial").tempfile_in(folder);
+    let file = made.map_err(|error| cannot("write into", folder, &error))?;
+    let Some(path) = file.path().to_str() else {
+        let folder = folder.display();
+        return Err(StoreError::Invalid(format!("the name of the folder {folder} is not UTF-8; choose another")));
+    };
+    sqlx::query("VACUUM INTO ?").bind(path).execute(conn).await.map_err(|error| match StoreError::from(error) {
+        StoreError::DiskFull => StoreError::Invalid(format!(
+            "the disk of {} has no room for the copy and nothing was kept; free some space or choose another place",
+            folder.display()
+        )),
+        error => StoreError::Invalid(format!("cannot copy {} into {}: {error}", source.display(), folder.display())),
+    })?;
+    Ok(file)
+}
+
+/// Gives a copy of `file` the tables of this program; its memory waits to be indexed.
+async fn bring_up_to_date(copy: &Path, file: &Path) -> Result<BackupContent, StoreError> {
+    let mut conn = connect_options(copy).connect().await?;
+    MIGRATIONS.run(&mut conn).await.map_err(|error| StoreError::migration(file, error))?;
+    sqlx::query("UPDATE memory_items SET indexed = 0, index_generation = NULL").execute(&mut conn).await?;
+    check(&mut conn, file).await?;
+    let content = content(&mut conn, copy).await?;
+    conn.close().await?;
+    Ok(content)
+}
+
+/// Reads all pages, tables and indexes. `file` is what is to be blamed.
+async fn check(conn: &mut SqliteConnection, file: &Path) -> Result<(), StoreError> {
+    let found: String = sqlx::query_scalar("PRAGMA integrity_check(1)")
+        .fetch_one(conn)
+        .await
+        .map_err(|error| unreadable(file, &error))?;
+    if found == "ok" { Ok(()) } else { Err(damaged(file, &found)) }
+}
+
+async fn content(conn: &mut SqliteConnection, file: &Path) -> Result<BackupContent, StoreError> {
+    let row = sqlx::query(
+        "SELECT (SELECT COUNT(*) FROM tickets) AS tickets, (SELECT COUNT(*) FROM messages) AS messages, \
+                (SELECT COUNT(*) FROM memory_items) AS items",
+    )
+    .fetch_one(conn)
+    .await?;
+    Ok(BackupContent {
+        bytes: fs::metadata(file).map_err(|error| cannot("read", file, &error))?.len(),
+        tickets: rows::count(&row, "tickets")?,
+        messages: rows::count(&row, "messages")?,
+        items: rows::count(&row, "items")?,
+    })
+}
+
+/// Moves the index away. Renamed first and removed later: half an index could be taken for a whole one.
+fn put_index_aside(index: &Path) -> Result<PathBuf, StoreError> {
+    let old = with_end(index, ".old");
+    remove_folder(&old).map_err(|error| cannot("remove", &old, &error))?;
+    match fs::rename(index, &old) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(cannot("rename", index, &error)),
+        _ => Ok(old),
+    }
+}
+
+/// Gives the old database a second name; under the first one it stays until the new one takes its place.
+async fn keep_old(path: &Path) -> Result<Option<PathBuf>, StoreError> {
+    let old = with_end(path, &format!(".old-{}", time_in_name()));
+    if old.exists() {
+        return Err(StoreError::Conflict(format!("{} is there already; try again", old.display())));
+    }
+    let found = path.exists();
+    if found {
+        fold_log(path).await?;
+        // Not every file system knows second names.
+        let kept = fs::hard_link(path, &old).or_else(|_| fs::copy(path, &old).map(drop));
+        kept.map_err(|error| cannot("write", &old, &error))?;
+    }
+    // Left where a database is too damaged to be folded. Beside the new one they would be taken for its own.
+    for end in COMPANIONS {
+        let (from, to) = (with_end(path, end), with_end(&old, end));
+        match fs::rename(&from, to) {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(cannot("rename", &from, &error)),
+            _ => {}
+        }
+    }
+    Ok(found.then_some(old))
+}
+
+/// Brings what the write-ahead log holds into the database file, which then is all there is. A damaged one stays as it is.
+async fn fold_log(path: &Path) -> Result<(), StoreError> {
+    // SQLite would clear away the log of what it cannot read.
+    if !is_sqlite(path)? {
+        return Ok(());
+    }
+    let folded = async {
+        let mut conn = connect_options(path).connect().await?;
+        sqlx::query("PRAGMA journal_mode = DELETE").execute(&mut conn).await?;
+        conn.close().await
+    };
+    let Err(error) = folded.await else { return Ok(()) };
+    match primary_code(&error) {
+        Some(SQLITE_CORRUPT | SQLITE_NOTADB) => Ok(()),
+        Some(SQLITE_BUSY) => Err(StoreError::Conflict(format!(
+            "another program reads {}; wait for it, or stop it, and try again",
+            path.display()
+        ))),
+        _ => Err(StoreError::Invalid(format!(
+            "cannot put {} aside: {error}; mend that, or choose another folder with --data",
+            path.display()
+        ))),
+    }
+}
+
+fn remove_folder(folder: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// A new name itself must survive a power cut.
+fn sync_folder(folder: &Path) -> Result<(), StoreError> {
+    File::open(folder).and_then(|folder| folder.sync_all()).map_err(|error| cannot("flush", folder, &error))
+}
+
+fn absolute(path: &Path) -> Result<PathBuf, StoreError> {
+    std::path::absolute(path).map_err(|error| cannot("find", path, &error))
+}
+
+fn folder_of(file: &Path) -> &Path {
+    file.parent().unwrap_or(file)
+}
+
+fn with_end(path: &Path, end: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(end);
+    name.into()
+}
+
+fn time_in_name() -> String {
+    Timestamp::now().strftime("%Y%m%dT%H%M%SZ").to_string()
+}
+
+fn exists(path: &Path) -> StoreError {
+    StoreError::Invalid(format!("{} is there already and is left alone; choose another name", path.display()))
+}
+
+fn not_ours(file: &Path) -> StoreError {
+    StoreError::Invalid(format!(
+        "{} is no database of Respondo; name a file that `respondo backup` made",
+        file.display()
+    ))
+}
+
+fn damaged(file: &Path, found: &str) -> StoreError {
+    // SQLite says first which database it speaks of.
+    let found = found.lines().last().unwrap_or_default();
+    StoreError::Invalid(format!("{} is damaged ({found}); use an earlier backup", file.display()))
+}
+
+fn unreadable(file: &Path, error: &sqlx::Error) -> StoreError {
+    match primary_code(error) {
+        Some(SQLITE_CORRUPT | SQLITE_NOTADB) => damaged(file, &error.to_string()),
+        _ => StoreError::Invalid(format!(
+            "cannot read {}: {error}; check its permissions, or copy it to a folder that can be written",
+            file.display()
+        )),
+    }
+}
+
+fn cannot(doing: &str, path: &Path, error: &io::Error) -> StoreError {
+    StoreError::Invalid(format!("cannot {doing} {}: {error}", path.display()))
+}
