@@ -229,6 +229,11 @@ fn serve_page(policy: &str, page: &str) -> String {
     address
 }
 
+/// What a page hears when its tab is left and looked at again.
+const AWAY_AND_BACK: &str = "for (const hidden of [true, false]) { \
+     Object.defineProperty(document, 'hidden', { configurable: true, get: () => hidden }); \
+     document.dispatchEvent(new Event('visibilitychange')); }";
+
 /// Notes every text that stands in the stream of the draft from now on.
 const WATCH: &str = "window.seen = []; \
     const note = () => { \
@@ -295,6 +300,10 @@ fn pages_that_are_loaded_again_while_a_reply_is_written_go_on_with_it() {
     let before = desk.script("return window.before");
     desk.open(&desk.path());
     desk.script(WATCH);
+    // A look at another tab, and what a colleague does meanwhile, leave it whole.
+    desk.script(AWAY_AND_BACK);
+    let correction = [("judgement", "urgency"), ("value", "low")];
+    assert_eq!(ana.form(&format!("/desk/tickets/{ticket}/correct"), &correction).status, 303);
     chat.open(&chat.path());
     chat.script("window.loaded = 'once'");
 
