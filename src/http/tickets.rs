@@ -4,7 +4,6 @@ use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
@@ -12,7 +11,7 @@ use super::AppState;
 use super::extract::{Json, Path};
 use super::problem::Problem;
 use crate::intake;
-use crate::store::{Accepted, AttachmentRow, Idempotency, NewTicket, TicketView};
+use crate::store::{Accepted, AttachmentRow, Idempotency, NewTicket, TicketView, sha256_hex};
 use crate::ticket::{Author, Language, Message, TicketState};
 use crate::timing::{timed, timed_now};
 use crate::worker::Worker;
@@ -199,6 +198,5 @@ fn idempotency(headers: &HeaderMap, body: &impl Serialize) -> Result<Option<Idem
         return Err(Problem::bad_request(format!("Idempotency-Key must have 1 to {MAX_FIELD} characters")));
     }
     let bytes = serde_json::to_vec(body).map_err(|e| Problem::internal(e.to_string()))?;
-    let body_sha256 = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
-    Ok(Some(Idempotency { key: key.to_owned(), body_sha256 }))
+    Ok(Some(Idempotency { key: key.to_owned(), body_sha256: sha256_hex(&bytes) }))
 }

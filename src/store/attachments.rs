@@ -2,13 +2,12 @@
 
 use jiff::Timestamp;
 use serde::Serialize;
-use sha2::{Digest, Sha256};
 use sqlx::Row;
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
 use uuid::Uuid;
 
 use super::rows::{self, timestamp};
-use super::{Store, StoreError};
+use super::{Store, StoreError, sha256_hex};
 use crate::ticket::Message;
 
 /// A file as it came in, checked.
@@ -79,7 +78,6 @@ pub(super) async fn insert(
             size: file.content.len() as u64,
             created_at: timestamp(now)?,
         };
-        let sha256: String = Sha256::digest(&file.content).iter().map(|byte| format!("{byte:02x}")).collect();
         sqlx::query(
             "INSERT INTO attachments (id, message_id, name, media_type, size, sha256, created_at, content) \
              VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
@@ -89,7 +87,7 @@ pub(super) async fn insert(
         .bind(&row.name)
         .bind(&row.media_type)
         .bind(i64::try_from(row.size).unwrap_or(i64::MAX))
-        .bind(sha256)
+        .bind(sha256_hex(&file.content))
         .bind(now)
         .bind(file.content)
         .execute(&mut *conn)

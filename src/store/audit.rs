@@ -22,12 +22,11 @@ use std::fmt;
 use std::str::FromStr;
 
 use serde_json::Value;
-use sha2::{Digest, Sha256};
 use sqlx::Row;
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
 use uuid::Uuid;
 
-use super::{Store, StoreError};
+use super::{Store, StoreError, sha256_hex};
 
 /// Names the encoding inside each hash, so that another one can never be taken for it.
 const ENCODING: &str = "respondo-audit/1";
@@ -239,8 +238,7 @@ impl<'a> Line<'a> {
     fn hash(&self, previous: Option<&str>) -> Result<String, StoreError> {
         let Self { id, created_at, actor, action, ticket_id, subject, detail } = self;
         let fields = (ENCODING, previous, id, created_at, actor, action, ticket_id, subject, detail);
-        let digest = Sha256::digest(serde_json::to_vec(&fields)?);
-        Ok(digest.iter().map(|byte| format!("{byte:02x}")).collect())
+        Ok(sha256_hex(serde_json::to_vec(&fields)?))
     }
 }
 

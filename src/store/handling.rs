@@ -103,15 +103,7 @@ impl Store {
             .bind(ticket.to_string())
             .execute(&mut *tx)
             .await?;
-        let last = sqlx::query(
-            "SELECT author FROM messages WHERE ticket_id = ? AND author <> ? ORDER BY position DESC LIMIT 1",
-        )
-        .bind(ticket.to_string())
-        .bind(name_of(&Author::Note)?)
-        .fetch_optional(&mut *tx)
-        .await?;
-        let waits = last.map(|row| rows::named::<Author>(&row, "author")).transpose()? != Some(Author::Agent);
-        if waits {
+        if last_author(&mut tx, ticket).await? != Some(Author::Agent) {
             supersede_drafts(&mut tx, ticket).await?;
             set_state(&mut tx, ticket, TicketState::Received, now).await?;
         }
@@ -376,7 +368,19 @@ pub(super) fn handling(row: &SqliteRow) -> Result<Handling, StoreError> {
     })
 }
 
-async fn audit(
+/// Who wrote last; notes do not count.
+pub(super) async fn last_author(conn: &mut SqliteConnection, ticket: Uuid) -> Result<Option<Author>, StoreError> {
+    let last =
+        sqlx::query("SELECT author FROM messages WHERE ticket_id = ? AND author <> ? ORDER BY position DESC LIMIT 1")
+            .bind(ticket.to_string())
+            .bind(name_of(&Author::Note)?)
+            .fetch_optional(conn)
+            .await?;
+    last.map(|row| rows::named(&row, "author")).transpose()
+}
+
+/// Writes the audit line about what was done with a ticket.
+pub(super) async fn audit(
     conn: &mut SqliteConnection,
     actor: &str,
     action: &str,

@@ -4,13 +4,12 @@ use std::collections::HashMap;
 
 use serde::Serialize;
 use serde_json::json;
-use sha2::{Digest, Sha256};
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
 use sqlx::{QueryBuilder, Row, Sqlite};
 use utoipa::ToSchema;
 
 use super::rows::{self, name_of, now_ms};
-use super::{Audit, Store, StoreError, write_audit};
+use super::{Audit, Store, StoreError, sha256_hex, write_audit};
 use crate::ticket::{ExpectedTime, Language, MemoryItem};
 
 /// Below SQLite's limit of 32,766 bound values.
@@ -51,8 +50,7 @@ pub struct MemoryStats {
 
 /// SHA-256 (hexadecimal) over everything in an item; changes whenever the item does.
 pub fn content_hash(item: &MemoryItem) -> Result<String, StoreError> {
-    let digest = Sha256::digest(serde_json::to_vec(item)?);
-    Ok(digest.iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(sha256_hex(serde_json::to_vec(item)?))
 }
 
 impl Store {

@@ -5,9 +5,10 @@ use sqlx::Row;
 use sqlx::sqlite::SqliteConnection;
 use uuid::Uuid;
 
-use super::rows::{self, load_ticket, name_of, now_ms};
+use super::handling::{audit, last_author};
+use super::rows::{self, load_ticket, now_ms};
 use super::tickets::{set_state, supersede_drafts, taken_over};
-use super::{Audit, Store, StoreError, write_audit};
+use super::{Store, StoreError};
 use crate::ticket::{Author, Ticket, TicketState};
 
 impl Store {
@@ -51,18 +52,17 @@ impl Store {
             .bind(duplicate.to_string())
             .execute(&mut *tx)
             .await?;
-        let state = match last_word_is_the_customers(&mut tx, into).await? {
-            false => to.state,
-            true if taken_over(&mut tx, into).await? => TicketState::Escalated,
-            true => TicketState::Received,
+        let state = match last_author(&mut tx, into).await? {
+            Some(Author::Customer) if taken_over(&mut tx, into).await? => TicketState::Escalated,
+            Some(Author::Customer) => TicketState::Received,
+            _ => to.state,
         };
         if state == TicketState::Received {
             supersede_drafts(&mut tx, into).await?;
         }
         set_state(&mut tx, into, state, now).await?;
         for (ticket, detail) in [(duplicate, json!({ "into": into })), (into, json!({ "duplicate": duplicate }))] {
-            let audit = Audit { actor: by, action: "merged", ticket_id: Some(ticket), subject: None, detail };
-            write_audit(&mut tx, audit, now).await?;
+            audit(&mut tx, by, "merged", ticket, detail, now).await?;
         }
         let merged = load_ticket(&mut tx, into).await?;
         tx.commit().await?;
@@ -117,14 +117,4 @@ async fn move_conversation(conn: &mut SqliteConnection, from: Uuid, to: Uuid) ->
         sqlx::query(moves).bind(to.to_string()).bind(from.to_string()).execute(&mut *conn).await?;
     }
     Ok(())
-}
-
-async fn last_word_is_the_customers(conn: &mut SqliteConnection, ticket: Uuid) -> Result<bool, StoreError> {
-    let last =
-        sqlx::query("SELECT author FROM messages WHERE ticket_id = ? AND author <> ? ORDER BY position DESC LIMIT 1")
-            .bind(ticket.to_string())
-            .bind(name_of(&Author::Note)?)
-            .fetch_optional(conn)
-            .await?;
-    Ok(last.map(|row| rows::named::<Author>(&row, "author")).transpose()? == Some(Author::Customer))
 }

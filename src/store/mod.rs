@@ -36,6 +36,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use sha2::{Digest, Sha256};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{Connection, Sqlite, Transaction};
 
@@ -58,6 +59,11 @@ pub use numbers::{DayFigures, QueueFigures, Unanswered};
 pub use outbox::OutboxRow;
 pub use queue::{QueueFilter, QueueRow, StoreStats};
 pub use tickets::{Accepted, AuditRow, Idempotency, NewTicket, TicketView};
+
+/// SHA-256, lower-case hexadecimal.
+pub fn sha256_hex(bytes: impl AsRef<[u8]>) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
 
 /// The database, inside the data folder.
 pub const DATABASE_FILE: &str = "respondo.db";

@@ -16,17 +16,16 @@ use axum::http::{Method, StatusCode};
 use axum::response::{IntoResponse, Redirect, Response};
 use jiff::Timestamp;
 use serde::Deserialize;
-use sha2::{Digest, Sha256};
 use tokio::sync::broadcast;
 use uuid::Uuid;
 
 use super::language::texts_for;
 use super::page::{Page, PageError};
+use super::random_hex;
 use super::texts::Texts;
-use super::{hex, random_hex};
 use crate::http::AppState;
 use crate::http::auth::same;
-use crate::store::{AgentRecord, Person, Role};
+use crate::store::{AgentRecord, Person, Role, sha256_hex};
 
 const COOKIE: &str = "respondo_session";
 /// A working day; after that one signs in again.
@@ -84,8 +83,7 @@ pub enum SignedOut {
 }
 
 /// Done when the session has ended: what is open must not tell anything more then.
-pub async fn until_signed_out(ended: broadcast::Receiver<SignedOut>, agent: Uuid, csrf: String) {
-    let mut ended = ended;
+pub async fn until_signed_out(mut ended: broadcast::Receiver<SignedOut>, agent: Uuid, csrf: String) {
     loop {
         match ended.recv().await {
             Ok(SignedOut::Session(session)) if session == csrf => return,
@@ -103,7 +101,7 @@ impl FromRequestParts<AppState> for SignedIn {
     async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, Response> {
         let t = texts_for(&parts.headers);
         let session = match cookie(&parts.headers, COOKIE) {
-            Some(token) => state.pipeline.store.session(&sha256(token)).await,
+            Some(token) => state.pipeline.store.session(&sha256_hex(token)).await,
             None => Ok(None),
         };
         match session {
@@ -209,7 +207,7 @@ pub async fn start(
 ) -> Result<(), PageError> {
     let (token, csrf) = (random_hex::<32>()?, random_hex::<16>()?);
     let expires = Timestamp::now().as_millisecond() + SESSION.as_millis() as i64;
-    state.pipeline.store.start_session(agent.id, &sha256(&token), &csrf, expires).await?;
+    state.pipeline.store.start_session(agent.id, &sha256_hex(&token), &csrf, expires).await?;
     set_cookie(response, &token, SESSION.as_secs(), headers);
     Ok(())
 }
@@ -228,7 +226,7 @@ pub async fn sign_out(
 ) -> Result<Response, PageError> {
     signed_in.check(&form.csrf)?;
     if let Some(token) = cookie(&headers, COOKIE) {
-        state.pipeline.store.end_session(&sha256(token)).await?;
+        state.pipeline.store.end_session(&sha256_hex(token)).await?;
     }
     state.web.tell_signed_out(SignedOut::Session(form.csrf));
     let mut response = Redirect::to("/desk/sign-in").into_response();
@@ -261,10 +259,6 @@ pub fn is_local(address: &str) -> bool {
         && !address.starts_with("//")
         && !address.contains('\\')
         && !address.contains(char::is_control)
-}
-
-fn sha256(text: &str) -> String {
-    hex(&Sha256::digest(text.as_bytes()))
 }
 
 /// The hash of a new password (argon2id, the crate's defaults, which are OWASP's).

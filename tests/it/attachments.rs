@@ -1,6 +1,6 @@
 //! Files that customers send in the chat: what is taken, who gets them back, and how.
 
-use crate::support::{Client, Desk, Driver, ENGLISH, Reply, Service, post_form};
+use crate::support::{Client, Desk, Driver, ENGLISH, Reply, Service, post_form, ticket_of};
 
 const PNG: &[u8] = b"\x89PNG\r\n\x1a\n\x00\xff and more";
 const LOG: &[u8] = "línea 1\nlínea 2\n".as_bytes();
@@ -39,11 +39,6 @@ fn open(client: &Client, body: &str, files: Files) -> String {
 fn linked(page: &str, folder: &str) -> Vec<String> {
     let mark = format!("href=\"{folder}/");
     page.split(&mark).skip(1).filter_map(|rest| rest.split('"').next().map(str::to_owned)).collect()
-}
-
-fn ticket_of(link: &str) -> String {
-    let id = &link["/chat/".len()..][..32];
-    format!("{}-{}-{}-{}-{}", &id[..8], &id[8..12], &id[12..16], &id[16..20], &id[20..])
 }
 
 #[test]

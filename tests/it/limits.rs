@@ -1,6 +1,6 @@
 //! How much one visitor of the chat may do, and how visitors are told apart.
 
-use crate::support::{Client, Env, Reply, Service, encode};
+use crate::support::{Client, Env, Reply, Service, encode, ticket_of};
 
 const FORWARDED: &str = "x-forwarded-for";
 /// Refused for what it is, so that nothing is worked on; it counts all the same.
@@ -110,8 +110,7 @@ fn the_chat_may_only_name_queues_that_the_settings_know() {
     for (asked, kept) in [("billing", Some("billing")), ("no-such-queue", None), ("", None)] {
         let opened = send(&client, "/chat", &[], &[("body", REQUEST), ("queue", asked)]);
         assert_eq!(opened.status, 303, "{}", opened.body);
-        let id = &opened.header("location")["/chat/".len()..][..32];
-        let ticket = format!("{}-{}-{}-{}-{}", &id[..8], &id[8..12], &id[12..16], &id[16..20], &id[20..]);
+        let ticket = ticket_of(opened.header("location"));
         assert_eq!(client.view(&ticket)["ticket"]["queue"].as_str(), kept, "{asked}");
     }
     service.stop();

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::support::{Client, Desk, PASSWORD, Service, post_form, setup_token};
+use crate::support::{Client, Desk, PASSWORD, Service, post_form, setup_token, ticket_of};
 
 /// A request that the memory answers.
 const REQUEST: &str =
@@ -422,12 +422,6 @@ fn follow(service: &Service, path: &str, cookie: &str) -> BufReader<TcpStream> {
     }
     assert!(head.contains(" 200 "), "{head}");
     reader
-}
-
-/// The ticket behind a customer's link.
-fn ticket_of(link: &str) -> String {
-    let id = &link["/chat/".len()..][..32];
-    format!("{}-{}-{}-{}-{}", &id[..8], &id[8..12], &id[12..16], &id[16..20], &id[20..])
 }
 
 /// A stream's text up to the first event of a kind.

@@ -268,7 +268,6 @@ impl Inner {
             true => Arc::new(self.with_shard(Sample::read)?),
             false => Arc::clone(&known.sample),
         };
-        // Counted anew only where that matters.
         let languages = self.with_shard(Known::languages)?;
         self.set_known(Known { points, languages, sample, ..Known::default() });
         Ok(())

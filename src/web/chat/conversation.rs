@@ -13,7 +13,7 @@ use crate::http::client::Client;
 use crate::http::{AppState, begin_work, shown_so_far};
 use crate::intake;
 use crate::intake::files::{FileError, MOST_FILES_IN_ALL};
-use crate::store::{Accepted, NewAttachment, NewTicket, TicketView};
+use crate::store::{NewAttachment, NewTicket, TicketView};
 use crate::ticket::{Author, Language, TicketState};
 use crate::web::files::{FileLink, links};
 use crate::web::format::moment;
@@ -156,11 +156,12 @@ pub async fn start(
     };
     let accepted = state.pipeline.store.accept_ticket_with(new, taken.files).await?;
     begin_work(&state, &accepted, Worker::work_on_when_quiet).await;
-    Ok(Redirect::to(&address(&state, &accepted, embed)).into_response())
+    Ok(Redirect::to(&address(&state, accepted.ticket.id, embed)).into_response())
 }
 
-fn address(state: &AppState, accepted: &Accepted, embed: bool) -> String {
-    let token = state.web.links.token(accepted.ticket.id);
+/// Where a conversation is; with `embed` for another site's page.
+pub fn address(state: &AppState, ticket: Uuid, embed: bool) -> String {
+    let token = state.web.links.token(ticket);
     format!("/chat/{token}{}", if embed { "?embed=1" } else { "" })
 }
 
@@ -253,8 +254,7 @@ pub async fn page(
     let ticket = ticket_of(&state, &token, t)?;
     let survivor = state.pipeline.store.survivor(ticket).await?;
     if survivor != ticket {
-        let embed = if query.embed.is_empty() { "" } else { "?embed=1" };
-        return Ok(Redirect::to(&format!("/chat/{}{embed}", state.web.links.token(survivor))).into_response());
+        return Ok(Redirect::to(&address(&state, survivor, !query.embed.is_empty())).into_response());
     }
     Ok(Page(shown(&state, ticket, !query.embed.is_empty(), t).await?).into_response())
 }
@@ -344,7 +344,7 @@ pub async fn say(
     begin_work(&state, &accepted, Worker::work_on_when_quiet).await;
     Ok(match by_script {
         true => StatusCode::NO_CONTENT.into_response(),
-        false => Redirect::to(&address(&state, &accepted, embed)).into_response(),
+        false => Redirect::to(&address(&state, accepted.ticket.id, embed)).into_response(),
     })
 }
 
@@ -387,7 +387,7 @@ pub async fn back(
     headers: HeaderMap,
 ) -> Result<Redirect, PageError> {
     let ticket = ticket_of(&state, &token, texts_for(&headers))?;
-    Ok(Redirect::to(&format!("/chat/{}", state.web.links.token(ticket))))
+    Ok(Redirect::to(&address(&state, ticket, false)))
 }
 
 /// The customer is typing: the reply to what was already said can wait a moment.

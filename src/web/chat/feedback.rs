@@ -7,7 +7,7 @@ use axum::response::{IntoResponse, Redirect, Response};
 use serde::Deserialize;
 use serde_json::json;
 
-use super::conversation::{by_script, refused, spend, ticket_of};
+use super::conversation::{address, by_script, refused, spend, ticket_of};
 use super::hours;
 use super::limits::Budget;
 use crate::http::AppState;
@@ -68,10 +68,7 @@ pub async fn give(
     let text = format!("{next} {}", when(&state, t).await?);
     Ok(match by_script(&headers) {
         true => text.into_response(),
-        false => {
-            let embed = if embed { "?embed=1" } else { "" };
-            Redirect::to(&format!("/chat/{token}{embed}")).into_response()
-        }
+        false => Redirect::to(&address(&state, id, embed)).into_response(),
     })
 }
 

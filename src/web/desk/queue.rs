@@ -73,10 +73,10 @@ impl QueueQuery {
             language: some(&self.language).map(|code| Language::new(&code)),
             channel: some(&self.channel),
             search: self.search().filter(|(_, by_meaning)| !by_meaning).map(|(search, _)| search),
-            about: None,
             with_draft: !self.draft.is_empty(),
             limit: PAGE_ROWS,
             cursor: some(&self.cursor),
+            ..DeskFilter::default()
         }
     }
 

@@ -92,3 +92,9 @@ pub fn post_form(client: &Client, path: &str, cookie: &str, fields: &[(&str, &st
     let headers = [("content-type", "application/x-www-form-urlencoded"), ("cookie", cookie)];
     client.send("POST", path, &headers, Some(pairs.join("&").as_bytes()))
 }
+
+/// The ticket behind a customer's link.
+pub fn ticket_of(link: &str) -> String {
+    let id = &link["/chat/".len()..][..32];
+    format!("{}-{}-{}-{}-{}", &id[..8], &id[8..12], &id[12..16], &id[16..20], &id[20..])
+}

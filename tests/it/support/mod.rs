@@ -19,7 +19,7 @@ use serde_json::Value;
 
 pub use browser::{DARK, Driver, ENGLISH, Look, PHONE, SPANISH, Window};
 pub use client::{Client, Event, Reply, encode, ids as found_ids};
-pub use desk::{Desk, PASSWORD, post_form, setup_token};
+pub use desk::{Desk, PASSWORD, post_form, setup_token, ticket_of};
 pub use network::Network;
 pub use service::{Service, shared};
 
