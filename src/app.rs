@@ -23,7 +23,7 @@ use crate::pipeline::Pipeline;
 use crate::retrieve::retriever::Retriever;
 use crate::retrieve::{RetrieveError, VectorStore};
 use crate::settings::{EmbeddingKind, GenerationKind, Settings};
-use crate::store::Store;
+use crate::store::{Store, StoreError};
 use crate::triage::TriageModel;
 
 /// Name of the built-in embedding model in the manifest, and its files.
@@ -66,7 +66,7 @@ impl App {
     /// model is not an error: replies are then extractive, and [`App::degraded`] says so.
     pub async fn open(settings: Settings, need: Need) -> Result<Self> {
         let settings = Arc::new(settings);
-        let store = Store::open(&settings.data.folder).await?;
+        let store = open_store(&settings).await?;
         // The language model is read from the disk while the other core reads the embedding model and then the index.
         let loading = Arc::clone(&settings);
         let generator = tokio::task::spawn_blocking(move || wanted_generator(&loading, need));
@@ -90,6 +90,30 @@ impl App {
             tracing::warn!(%error, "inference did not stop cleanly");
         }
         self.store.close().await;
+    }
+}
+
+/// Opens the store that the settings name, for writing.
+///
+/// # Errors
+/// When the data folder is in use, unreadable or on a full disk, or the database does not answer.
+pub async fn open_store(settings: &Settings) -> Result<Store, StoreError> {
+    let database = &settings.database;
+    match database.url.is_empty() {
+        true => Store::open(&settings.data.folder).await,
+        false => Store::open_server(&database.url, &database.schema).await,
+    }
+}
+
+/// Opens the store that the settings name for reading, beside whoever writes.
+///
+/// # Errors
+/// [`StoreError::NotFound`] when there is none yet.
+pub async fn open_store_shared(settings: &Settings) -> Result<Store, StoreError> {
+    let database = &settings.database;
+    match database.url.is_empty() {
+        true => Store::open_shared(&settings.data.folder).await,
+        false => Store::open_server_shared(&database.url, &database.schema).await,
     }
 }
 

@@ -30,6 +30,7 @@ pub enum SettingsError {
 #[serde(deny_unknown_fields)]
 pub struct Settings {
     pub data: Data,
+    pub database: Database,
     pub server: Server,
     pub models: Models,
     pub embedding: Embedding,
@@ -46,6 +47,21 @@ pub struct Settings {
 #[serde(deny_unknown_fields)]
 pub struct Data {
     pub folder: PathBuf,
+}
+
+#[derive(Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Database {
+    /// `postgres://...`; empty for the SQLite file in the data folder.
+    pub url: String,
+    pub schema: String,
+}
+
+/// Without the address: it holds a password.
+impl std::fmt::Debug for Database {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Database").field("schema", &self.schema).finish_non_exhaustive()
+    }
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -251,6 +267,11 @@ impl Settings {
         }
         if self.server.concurrency == 0 {
             return invalid("server.concurrency", "must be at least 1");
+        }
+        if !self.database.url.is_empty()
+            && !["postgres://", "postgresql://"].iter().any(|s| self.database.url.starts_with(s))
+        {
+            return invalid("database.url", "must begin with postgres://, or be empty for SQLite in the data folder");
         }
         if self.data.folder.as_os_str().is_empty() {
             return invalid("data.folder", "is empty; name a folder");

@@ -1,7 +1,8 @@
 //! Works through accepted tickets and sends what is in the outbox, outside of any request.
 //!
-//! A ticket is on disk before it comes here. What a crash or a shutdown interrupts stays in state `received` and is taken
-//! up at the next start.
+//! A ticket is on disk before it comes here. What a crash, a shutdown or a failure interrupts stays in state `received` and is
+//! taken up at the next start, or by the look for abandoned tickets, of this process or of another one that shares the
+//! store.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,12 +10,15 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::JoinHandle;
+use tokio::time::MissedTickBehavior;
 use uuid::Uuid;
 
+use crate::events::Change;
+use crate::leases::{Leases, RENEWAL};
 use crate::pipeline::Pipeline;
 use crate::store::StoreError;
 
-/// Tries before a ticket is left for the next start or the next message; the pauses between them double.
+/// Tries before a ticket is left for the look for abandoned ones or the next message; the pauses between them double.
 const TRIES: u32 = 5;
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 /// Rows of the outbox taken at once, and for how long they are ours.
@@ -27,6 +31,11 @@ const AHEAD: usize = 32;
 /// figure: people send one thought in three messages.
 const QUIET: Duration = Duration::from_millis(1_200);
 const LONGEST_QUIET: Duration = Duration::from_secs(8);
+/// Tickets that wait to be worked on and that nobody has touched for this long are taken up: longer than a customer may be
+/// waited for, and than the pauses between tries.
+const ABANDONED: Duration = Duration::from_secs(20);
+/// How many of them at a time.
+const ABANDONED_BATCH: u32 = 500;
 /// The outbox is looked at when a ticket is done, and this often in any case.
 const OUTBOX_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -44,6 +53,7 @@ struct Inner {
     desks: Semaphore,
     /// Tickets waiting or in work: a second message for one in work marks it to be worked on again.
     busy: Mutex<Busy>,
+    leases: Leases,
     outbox: Notify,
     closing: watch::Receiver<bool>,
     /// Turns true when the time to stop in is over: what is still in work is dropped and stays on disk.
@@ -64,15 +74,20 @@ impl Worker {
         let concurrency = pipeline.settings.server.concurrency.min(Semaphore::MAX_PERMITS / AHEAD);
         let (slots, desks) = (Semaphore::new(concurrency * AHEAD), Semaphore::new(concurrency));
         let parked = watch::Sender::new(false);
-        let inner = Inner { pipeline, slots, desks, busy: Mutex::default(), outbox: Notify::new(), closing, parked };
+        let (busy, leases) = (Mutex::default(), Leases::new(pipeline.store.clone()));
+        let inner = Inner { pipeline, slots, desks, busy, leases, outbox: Notify::new(), closing, parked };
         Self { inner: Arc::new(inner) }
     }
 
-    /// Takes up what an earlier process left unfinished; gives how many tickets that were.
+    /// Takes up what an earlier process left unfinished; gives how many tickets that were. Where others share the store,
+    /// what is unfinished may be theirs: the look for abandoned tickets tells.
     ///
     /// # Errors
     /// When the store cannot be read.
     pub async fn resume(&self) -> Result<usize, StoreError> {
+        if self.inner.pipeline.store.is_shared() {
+            return Ok(0);
+        }
         let unfinished = self.inner.pipeline.store.unfinished().await?;
         for ticket in &unfinished {
             self.work_on(*ticket);
@@ -209,10 +224,10 @@ impl Worker {
             if *self.inner.closing.borrow() {
                 return;
             }
-            match self.inner.pipeline.work(ticket, &self.inner.desks, stop).await {
-                Ok(_) => return self.outbox_changed(),
+            match self.work_alone(ticket, stop).await {
+                Ok(()) => return self.outbox_changed(),
                 Err(error) if attempt == TRIES => {
-                    tracing::error!(%ticket, %error, "ticket stays received; it is taken up at the next start");
+                    tracing::error!(%ticket, %error, "ticket stays received; it is taken up again later");
                 }
                 Err(error) => {
                     tracing::warn!(%ticket, %error, attempt, "ticket is tried again");
@@ -220,6 +235,68 @@ impl Worker {
                     pause *= 2;
                 }
             }
+        }
+    }
+
+    /// Works on a ticket unless another process does.
+    async fn work_alone(&self, ticket: Uuid, stop: &Notify) -> Result<(), StoreError> {
+        let leases = &self.inner.leases;
+        if !leases.take(ticket).await? {
+            return Ok(());
+        }
+        let worked = self.inner.pipeline.work(ticket, &self.inner.desks, stop).await;
+        leases.release(ticket).await;
+        worked.map(drop)
+    }
+
+    /// Looks after what this process holds and what nobody does, until the service closes.
+    pub fn spawn_care(&self) -> JoinHandle<()> {
+        let worker = self.clone();
+        let mut closing = worker.inner.closing.clone();
+        let mut changes = worker.inner.pipeline.events.changes();
+        tokio::spawn(async move {
+            let mut renewal = tokio::time::interval(RENEWAL);
+            renewal.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            loop {
+                let change = tokio::select! {
+                    _ = renewal.tick() => None,
+                    // Lagging loses a hint, no work: what a hint would have broken off is refused at its end.
+                    change = changes.recv() => Some(change),
+                    _ = closing.wait_for(|closing| *closing) => return,
+                };
+                match change {
+                    Some(change) => change.into_iter().for_each(|change| worker.heed(change)),
+                    None => {
+                        if let Err(error) = worker.take_care().await {
+                            tracing::warn!(%error, "leases and abandoned tickets are looked after again");
+                        }
+                    }
+                }
+            }
+        })
+    }
+
+    async fn take_care(&self) -> Result<(), StoreError> {
+        self.inner.leases.renew().await?;
+        let abandoned = self.inner.pipeline.store.abandoned(ABANDONED, ABANDONED_BATCH).await?;
+        for ticket in abandoned {
+            if !self.lock().working.contains_key(&ticket) {
+                tracing::info!(%ticket, "an abandoned ticket is taken up");
+                self.work_on(ticket);
+            }
+        }
+        Ok(())
+    }
+
+    /// Breaks the drafting of a reply off where another process has heard from the customer or a person meanwhile.
+    fn heed(&self, change: Change) {
+        if !change.elsewhere {
+            return;
+        }
+        match change.kind {
+            "received" if self.lock().working.contains_key(&change.ticket) => self.work_on(change.ticket),
+            "taken" | "review" | "merged" => self.stop(change.ticket),
+            _ => {}
         }
     }
 

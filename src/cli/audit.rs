@@ -5,8 +5,9 @@ use std::io::Write;
 use anyhow::{Result, bail};
 use clap::Subcommand;
 
+use crate::app::open_store_shared;
 use crate::settings::Settings;
-use crate::store::{AuditHead, Store};
+use crate::store::AuditHead;
 
 #[derive(Debug, Subcommand)]
 pub enum AuditCommand {
@@ -27,7 +28,7 @@ pub enum AuditCommand {
 /// When the trail is broken or cannot be read.
 pub async fn run(settings: Settings, command: AuditCommand) -> Result<()> {
     let AuditCommand::Verify { head: noted } = command;
-    let store = Store::open_shared(&settings.data.folder).await?;
+    let store = open_store_shared(&settings).await?;
     let check = store.verify_audit(noted.as_ref()).await?;
     if let Some(broken) = check.broken {
         bail!("line {} of the audit trail: {} ({} lines before it are whole)", broken.id, broken.reason, check.lines);

@@ -5,12 +5,12 @@ use std::path::Path;
 
 use anyhow::Result;
 
-use crate::app::INDEX_FOLDER;
+use crate::app::{INDEX_FOLDER, open_store_shared};
 use crate::settings::Settings;
-use crate::store::{BackupContent, Store, restore as restore_store};
+use crate::store::{BackupContent, restore as restore_store};
 
 pub async fn run(settings: Settings, target: &Path) -> Result<()> {
-    let store = Store::open_shared(&settings.data.folder).await?;
+    let store = open_store_shared(&settings).await?;
     let backup = store.backup(target).await?;
     store.close().await;
     let mut out = std::io::stdout().lock();

@@ -9,14 +9,13 @@ use super::ask::answer_in_terminal;
 use super::ingest;
 use super::render::Style;
 use super::serve::Service;
-use crate::app::{App, EMBEDDING_MODEL, Need, model_store};
+use crate::app::{App, EMBEDDING_MODEL, Need, model_store, open_store};
 use crate::inference::CHAT_MODEL;
 use crate::intake;
 use crate::intake::import::ImportOptions;
 use crate::learn::ingest::ingest_file;
 use crate::models::for_terminal;
 use crate::settings::{EmbeddingKind, GenerationKind, Settings};
-use crate::store::Store;
 use crate::ticket::{AnswerKind, MemoryKind};
 
 /// The sample memory and requests that come with the program: an invented hosting and streaming company.
@@ -104,7 +103,7 @@ fn pull_models(settings: &Settings) -> Result<()> {
 
 /// The samples travel inside the program; the import reads files, as it does for a team.
 async fn load_samples(settings: &Settings) -> Result<()> {
-    let store = Store::open(&settings.data.folder).await?;
+    let store = open_store(settings).await?;
     let folder = settings.data.folder.join("samples");
     std::fs::create_dir_all(&folder).with_context(|| format!("cannot write {}", folder.display()))?;
     for (name, text, kind) in

@@ -5,11 +5,11 @@ use std::io::Write;
 use anyhow::{Result, ensure};
 use serde::Serialize;
 
-use crate::app::{EMBEDDING_MODEL, model_store};
+use crate::app::{EMBEDDING_MODEL, model_store, open_store_shared};
 use crate::inference::CHAT_MODEL;
 use crate::models::Status;
 use crate::settings::{EmbeddingKind, GenerationKind, Settings};
-use crate::store::{Store, StoreError};
+use crate::store::StoreError;
 
 #[derive(Serialize)]
 struct Check {
@@ -90,7 +90,7 @@ fn folder_check(name: &'static str, path: &std::path::Path) -> Check {
 
 async fn data(settings: &Settings) -> Vec<Check> {
     let folder = &settings.data.folder;
-    let store = match Store::open_shared(folder).await {
+    let store = match open_store_shared(settings).await {
         Ok(store) => store,
         Err(StoreError::NotFound(_)) => {
             let found = format!("{} is not there yet", folder.display());

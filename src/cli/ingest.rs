@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::app::{App, Need};
+use crate::app::{App, Need, open_store};
 use crate::intake::import::{ImportOptions, parse_mapping};
 use crate::learn::index::IndexReport;
 use crate::learn::ingest::{FileReport, ingest_file};
@@ -76,7 +76,7 @@ pub async fn run(settings: Settings, args: IngestArgs) -> Result<()> {
         None => None,
     };
     if args.no_index {
-        let store = Store::open(&settings.data.folder).await?;
+        let store = open_store(&settings).await?;
         for path in &args.paths {
             read_file(&store, path, kind, options.clone(), &mut rejects).await?;
         }

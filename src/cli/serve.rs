@@ -72,6 +72,7 @@ impl Service {
             tracing::info!(resumed, "unfinished tickets are taken up");
         }
         worker.spawn_outbox();
+        worker.spawn_care();
         let indexer = app.indexer.clone();
         tokio::spawn(async move {
             match indexer.catch_up(|_| {}).await {

@@ -4,11 +4,11 @@ use std::io::Write;
 
 use anyhow::Result;
 
+use crate::app::open_store_shared;
 use crate::settings::Settings;
-use crate::store::Store;
 
 pub async fn run(settings: Settings, json: bool) -> Result<()> {
-    let store = Store::open_shared(&settings.data.folder).await?;
+    let store = open_store_shared(&settings).await?;
     let stats = store.stats().await?;
     let mut out = std::io::stdout().lock();
     if json {

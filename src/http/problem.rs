@@ -11,6 +11,9 @@ use crate::inference::InferenceError;
 use crate::intake::IntakeError;
 use crate::store::StoreError;
 
+/// When to try again where the database does not answer: a restart of one takes seconds.
+const DATABASE_PAUSE_S: u64 = 5;
+
 /// A failed request, as `application/problem+json`.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Problem {
@@ -113,6 +116,7 @@ impl From<StoreError> for Problem {
             StoreError::DiskFull => {
                 Self::new(StatusCode::INSUFFICIENT_STORAGE, "disk-full", "nothing was stored", detail)
             }
+            StoreError::Unavailable(_) => Self::unavailable(detail, DATABASE_PAUSE_S),
             StoreError::Locked(_) | StoreError::ReadOnly | StoreError::Other(_) => Self::internal(detail),
         }
     }

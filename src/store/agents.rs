@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sqlx::Row;
-use sqlx::sqlite::SqliteRow;
+use sqlx::any::AnyRow;
 use uuid::Uuid;
 
 use super::rows::{self, name_of, now_ms};
@@ -66,16 +66,17 @@ impl Store {
             return Err(StoreError::Conflict("the desk is set up already; sign in".to_owned()));
         }
         let (id, now) = (Uuid::now_v7(), now_ms());
-        let inserted =
-            sqlx::query("INSERT INTO agents (id, login, name, role, password, created_at) VALUES (?, ?, ?, ?, ?, ?)")
-                .bind(id.to_string())
-                .bind(&new.login)
-                .bind(&new.name)
-                .bind(name_of(&new.role)?)
-                .bind(&new.password_hash)
-                .bind(now)
-                .execute(&mut *tx)
-                .await;
+        let inserted = sqlx::query(
+            "INSERT INTO agents (id, login, name, role, password, created_at) VALUES ($1, $2, $3, $4, $5, $6)",
+        )
+        .bind(id.to_string())
+        .bind(&new.login)
+        .bind(&new.name)
+        .bind(name_of(&new.role)?)
+        .bind(&new.password_hash)
+        .bind(now)
+        .execute(&mut *tx)
+        .await;
         match inserted {
             Err(sqlx::Error::Database(error)) if error.is_unique_violation() => {
                 return Err(StoreError::Conflict(format!("the name {:?} is taken; choose another", new.login)));
@@ -97,7 +98,7 @@ impl Store {
 
     /// A person who may sign in, with the hash of the password.
     pub async fn agent_by_login(&self, login: &str) -> Result<Option<(AgentRecord, String)>, StoreError> {
-        let found = sqlx::query("SELECT * FROM agents WHERE login = ? AND active = 1")
+        let found = sqlx::query("SELECT * FROM agents WHERE lower(login) = lower($1) AND active = 1")
             .bind(login)
             .fetch_optional(&self.reader)
             .await?;
@@ -111,12 +112,12 @@ impl Store {
     pub async fn set_agent_active(&self, id: Uuid, active: bool, by: &str) -> Result<(), StoreError> {
         let mut tx = self.write().await?;
         let now = now_ms();
-        sqlx::query("UPDATE agents SET active = ? WHERE id = ?")
+        sqlx::query("UPDATE agents SET active = $1 WHERE id = $2")
             .bind(i64::from(active))
             .bind(id.to_string())
             .execute(&mut *tx)
             .await?;
-        let admins = sqlx::query("SELECT 1 FROM agents WHERE role = ? AND active = 1 LIMIT 1")
+        let admins = sqlx::query("SELECT 1 FROM agents WHERE role = $1 AND active = 1 LIMIT 1")
             .bind(name_of(&Role::Admin)?)
             .fetch_optional(&mut *tx)
             .await?;
@@ -124,7 +125,7 @@ impl Store {
             return Err(StoreError::Conflict("this is the last administrator; make another one first".to_owned()));
         }
         if !active {
-            sqlx::query("DELETE FROM sessions WHERE agent_id = ?").bind(id.to_string()).execute(&mut *tx).await?;
+            sqlx::query("DELETE FROM sessions WHERE agent_id = $1").bind(id.to_string()).execute(&mut *tx).await?;
         }
         let detail = json!({ "active": active });
         let subject = Some(id.to_string());
@@ -144,9 +145,9 @@ impl Store {
     ) -> Result<(), StoreError> {
         let mut tx = self.write().await?;
         let now = now_ms();
-        sqlx::query("DELETE FROM sessions WHERE expires_at < ?").bind(now).execute(&mut *tx).await?;
+        sqlx::query("DELETE FROM sessions WHERE expires_at < $1").bind(now).execute(&mut *tx).await?;
         sqlx::query(
-            "INSERT INTO sessions (token_sha256, agent_id, csrf, created_at, expires_at) VALUES (?, ?, ?, ?, ?)",
+            "INSERT INTO sessions (token_sha256, agent_id, csrf, created_at, expires_at) VALUES ($1, $2, $3, $4, $5)",
         )
         .bind(token_sha256)
         .bind(agent.to_string())
@@ -163,7 +164,7 @@ impl Store {
     pub async fn session(&self, token_sha256: &str) -> Result<Option<SessionRecord>, StoreError> {
         let found = sqlx::query(
             "SELECT a.*, s.csrf FROM sessions s JOIN agents a ON a.id = s.agent_id \
-             WHERE s.token_sha256 = ? AND s.expires_at > ? AND a.active = 1",
+             WHERE s.token_sha256 = $1 AND s.expires_at > $2 AND a.active = 1",
         )
         .bind(token_sha256)
         .bind(now_ms())
@@ -175,7 +176,7 @@ impl Store {
     /// Signs a browser out.
     pub async fn end_session(&self, token_sha256: &str) -> Result<(), StoreError> {
         let mut tx = self.write().await?;
-        sqlx::query("DELETE FROM sessions WHERE token_sha256 = ?").bind(token_sha256).execute(&mut *tx).await?;
+        sqlx::query("DELETE FROM sessions WHERE token_sha256 = $1").bind(token_sha256).execute(&mut *tx).await?;
         tx.commit().await?;
         Ok(())
     }
@@ -183,19 +184,19 @@ impl Store {
     /// The key of this name; `fresh` becomes it where there is none yet.
     pub async fn secret(&self, name: &str, fresh: &str) -> Result<String, StoreError> {
         let mut tx = self.write().await?;
-        sqlx::query("INSERT INTO secrets (name, value) VALUES (?, ?) ON CONFLICT (name) DO NOTHING")
+        sqlx::query("INSERT INTO secrets (name, value) VALUES ($1, $2) ON CONFLICT (name) DO NOTHING")
             .bind(name)
             .bind(fresh)
             .execute(&mut *tx)
             .await?;
-        let row = sqlx::query("SELECT value FROM secrets WHERE name = ?").bind(name).fetch_one(&mut *tx).await?;
+        let row = sqlx::query("SELECT value FROM secrets WHERE name = $1").bind(name).fetch_one(&mut *tx).await?;
         tx.commit().await?;
         Ok(row.try_get("value")?)
     }
 
     /// Names and addresses of a person's views of the queue, by name.
     pub async fn saved_views(&self, agent: Uuid) -> Result<Vec<(String, String)>, StoreError> {
-        let found = sqlx::query("SELECT name, query FROM saved_views WHERE agent_id = ? ORDER BY name")
+        let found = sqlx::query("SELECT name, query FROM saved_views WHERE agent_id = $1 ORDER BY name")
             .bind(agent.to_string())
             .fetch_all(&self.reader)
             .await?;
@@ -205,13 +206,13 @@ impl Store {
     /// Keeps a view under a name, in place of an earlier one; without a query the name goes.
     pub async fn save_view(&self, agent: Uuid, name: &str, query: Option<&str>) -> Result<(), StoreError> {
         let mut tx = self.write().await?;
-        sqlx::query("DELETE FROM saved_views WHERE agent_id = ? AND name = ?")
+        sqlx::query("DELETE FROM saved_views WHERE agent_id = $1 AND name = $2")
             .bind(agent.to_string())
             .bind(name)
             .execute(&mut *tx)
             .await?;
         if let Some(query) = query {
-            sqlx::query("INSERT INTO saved_views (agent_id, name, query) VALUES (?, ?, ?)")
+            sqlx::query("INSERT INTO saved_views (agent_id, name, query) VALUES ($1, $2, $3)")
                 .bind(agent.to_string())
                 .bind(name)
                 .bind(query)
@@ -223,7 +224,7 @@ impl Store {
     }
 }
 
-fn agent(row: &SqliteRow) -> Result<AgentRecord, StoreError> {
+fn agent(row: &AnyRow) -> Result<AgentRecord, StoreError> {
     Ok(AgentRecord {
         id: rows::id(row, "id")?,
         login: rows::text(row, "login")?,

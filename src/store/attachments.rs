@@ -2,8 +2,9 @@
 
 use jiff::Timestamp;
 use serde::Serialize;
+use sqlx::AnyConnection;
 use sqlx::Row;
-use sqlx::sqlite::{SqliteConnection, SqliteRow};
+use sqlx::any::AnyRow;
 use uuid::Uuid;
 
 use super::rows::{self, timestamp};
@@ -39,7 +40,7 @@ impl Store {
         let found = sqlx::query(
             "SELECT a.id, a.message_id, a.name, a.media_type, a.size, a.created_at, m.ticket_id \
              FROM attachments a JOIN messages m ON m.id = a.message_id \
-             WHERE m.ticket_id = ? ORDER BY m.position, a.rowid",
+             WHERE m.ticket_id = $1 ORDER BY m.position, a.id",
         )
         .bind(ticket_id.to_string())
         .fetch_all(&self.reader)
@@ -50,7 +51,7 @@ impl Store {
     /// One file with its content, or [`StoreError::NotFound`].
     pub async fn attachment(&self, id: Uuid) -> Result<(AttachmentRow, Vec<u8>), StoreError> {
         let found = sqlx::query(
-            "SELECT a.*, m.ticket_id FROM attachments a JOIN messages m ON m.id = a.message_id WHERE a.id = ?",
+            "SELECT a.*, m.ticket_id FROM attachments a JOIN messages m ON m.id = a.message_id WHERE a.id = $1",
         )
         .bind(id.to_string())
         .fetch_optional(&self.reader)
@@ -62,7 +63,7 @@ impl Store {
 
 /// Keeps the files of a message, in the transaction that keeps the message.
 pub(super) async fn insert(
-    conn: &mut SqliteConnection,
+    conn: &mut AnyConnection,
     message: &Message,
     files: Vec<NewAttachment>,
     now: i64,
@@ -80,7 +81,7 @@ pub(super) async fn insert(
         };
         sqlx::query(
             "INSERT INTO attachments (id, message_id, name, media_type, size, sha256, created_at, content) \
-             VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
         )
         .bind(row.id.to_string())
         .bind(row.message_id.to_string())
@@ -97,7 +98,7 @@ pub(super) async fn insert(
     Ok(kept)
 }
 
-fn attachment(row: &SqliteRow) -> Result<AttachmentRow, StoreError> {
+fn attachment(row: &AnyRow) -> Result<AttachmentRow, StoreError> {
     Ok(AttachmentRow {
         id: rows::id(row, "id")?,
         ticket_id: rows::id(row, "ticket_id")?,

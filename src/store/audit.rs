@@ -22,11 +22,12 @@ use std::fmt;
 use std::str::FromStr;
 
 use serde_json::Value;
+use sqlx::AnyConnection;
 use sqlx::Row;
-use sqlx::sqlite::{SqliteConnection, SqliteRow};
+use sqlx::any::AnyRow;
 use uuid::Uuid;
 
-use super::{Store, StoreError, sha256_hex};
+use super::{Dialect, Store, StoreError, sha256_hex};
 
 /// Names the encoding inside each hash, so that another one can never be taken for it.
 const ENCODING: &str = "respondo-audit/1";
@@ -93,10 +94,10 @@ impl Store {
     pub async fn verify_audit(&self, noted: Option<&AuditHead>) -> Result<AuditCheck, StoreError> {
         let mut conn = self.reader.acquire().await?;
         let column = sqlx::query("SELECT 1 FROM pragma_table_info('audit') WHERE name = 'hash'");
-        if column.fetch_optional(&mut *conn).await?.is_none() {
+        if self.dialect == Dialect::Sqlite && column.fetch_optional(&mut *conn).await?.is_none() {
             return Err(StoreError::Invalid(format!(
                 "{} was written by an older respondo, whose audit trail has no chain; start `respondo serve` once",
-                self.path.display()
+                self.path().display()
             )));
         }
         walk(&mut conn, noted).await
@@ -104,7 +105,7 @@ impl Store {
 }
 
 /// Adds a line to the trail. The transaction that `conn` is in holds the write lock, so no other line can come between.
-pub(super) async fn write_audit(conn: &mut SqliteConnection, entry: Audit<'_>, now: i64) -> Result<(), StoreError> {
+pub(super) async fn write_audit(conn: &mut AnyConnection, entry: Audit<'_>, now: i64) -> Result<(), StoreError> {
     let (last_id, previous) = last_line(conn).await?;
     let id = last_id.checked_add(1).ok_or_else(|| StoreError::Other("the audit trail has no ids left".into()))?;
     let ticket_id = entry.ticket_id.map(|id| id.to_string());
@@ -121,7 +122,7 @@ pub(super) async fn write_audit(conn: &mut SqliteConnection, entry: Audit<'_>, n
     let hash = line.hash(previous.as_deref())?;
     sqlx::query(
         "INSERT INTO audit (id, created_at, actor, action, ticket_id, subject, detail, hash) \
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
     )
     .bind(line.id)
     .bind(line.created_at)
@@ -137,7 +138,7 @@ pub(super) async fn write_audit(conn: &mut SqliteConnection, entry: Audit<'_>, n
 }
 
 /// Id and hash of the last line; 0 and None in an empty trail.
-async fn last_line(conn: &mut SqliteConnection) -> Result<(i64, Option<String>), StoreError> {
+async fn last_line(conn: &mut AnyConnection) -> Result<(i64, Option<String>), StoreError> {
     let last = sqlx::query("SELECT id, hash FROM audit ORDER BY id DESC LIMIT 1").fetch_optional(&mut *conn).await?;
     let Some(last) = last else { return Ok((0, None)) };
     let stored: Option<String> = last.try_get("hash")?;
@@ -152,7 +153,7 @@ async fn last_line(conn: &mut SqliteConnection) -> Result<(i64, Option<String>),
 
 /// Follows the chain from its first line to its end or to what is broken, a page at a time. Lines are only ever added,
 /// so no snapshot is needed.
-async fn walk(conn: &mut SqliteConnection, noted: Option<&AuditHead>) -> Result<AuditCheck, StoreError> {
+async fn walk(conn: &mut AnyConnection, noted: Option<&AuditHead>) -> Result<AuditCheck, StoreError> {
     let mut check = AuditCheck::default();
     let mut missing = noted;
     // Not from 1: somebody may have put a line before it.
@@ -176,15 +177,15 @@ async fn walk(conn: &mut SqliteConnection, noted: Option<&AuditHead>) -> Result<
     Ok(check)
 }
 
-async fn page(conn: &mut SqliteConnection, from: i64) -> Result<Vec<SqliteRow>, StoreError> {
+async fn page(conn: &mut AnyConnection, from: i64) -> Result<Vec<AnyRow>, StoreError> {
     let query = "SELECT id, created_at, actor, action, ticket_id, subject, detail, hash FROM audit \
-         WHERE id >= ? ORDER BY id LIMIT ?";
+         WHERE id >= $1 ORDER BY id LIMIT $2";
     Ok(sqlx::query(query).bind(from).bind(PAGE as i64).fetch_all(conn).await?)
 }
 
 impl AuditCheck {
     /// Takes in the next line, or says what is wrong with it.
-    fn follow(&mut self, row: &SqliteRow, noted: Option<&AuditHead>) -> Result<(), String> {
+    fn follow(&mut self, row: &AnyRow, noted: Option<&AuditHead>) -> Result<(), String> {
         let unreadable = |error: sqlx::Error| format!("it cannot be read: {error}");
         let line = Line::read(row).map_err(unreadable)?;
         let stored: Option<&str> = row.try_get("hash").map_err(unreadable)?;
@@ -222,7 +223,7 @@ impl AuditCheck {
 }
 
 impl<'a> Line<'a> {
-    fn read(row: &'a SqliteRow) -> Result<Self, sqlx::Error> {
+    fn read(row: &'a AnyRow) -> Result<Self, sqlx::Error> {
         Ok(Self {
             id: row.try_get("id")?,
             created_at: row.try_get("created_at")?,

@@ -8,12 +8,14 @@ use std::io::{self, ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
-use sqlx::sqlite::SqliteConnection;
-use sqlx::{ConnectOptions, Connection};
+use sqlx::{AnyConnection, Connection};
 use tempfile::NamedTempFile;
 
+use super::database::open_file;
 use super::error::primary_code;
-use super::{DATABASE_FILE, MIGRATIONS, Store, StoreError, connect_options, create_private_dir, lock_folder, rows};
+use super::{
+    Access, DATABASE_FILE, Dialect, SQLITE_MIGRATIONS, Store, StoreError, create_private_dir, lock_folder, rows,
+};
 
 /// The first bytes of every SQLite file.
 const MAGIC: &[u8; 16] = b"SQLite format 3\0";
@@ -61,13 +63,19 @@ impl Store {
     /// [`StoreError::Invalid`] when the file is there already, its folder is missing, full or cannot be written, or the
     /// copy is damaged, as the database then is.
     pub async fn backup(&self, target: &Path) -> Result<BackupReport, StoreError> {
+        if self.dialect != Dialect::Sqlite {
+            return Err(StoreError::Invalid(
+                "the store is in PostgreSQL: use `pg_dump`, or copy it into a file with `respondo migrate store`"
+                    .into(),
+            ));
+        }
         let path = backup_path(target)?;
         let folder = folder_of(&path);
         let mut reading = self.reader.acquire().await?;
-        let copy = copy_into(&mut reading, &self.path, folder).await?;
+        let copy = copy_into(&mut reading, self.path(), folder).await?;
         drop(reading);
-        let mut conn = connect_options(copy.path()).read_only(true).connect().await?;
-        check(&mut conn, &self.path).await?;
+        let mut conn = open_file(copy.path(), Access::Read).await?;
+        check(&mut conn, self.path()).await?;
         let content = content(&mut conn, copy.path()).await?;
         conn.close().await?;
         copy.as_file().sync_all().map_err(|error| cannot("write", &path, &error))?;
@@ -127,11 +135,11 @@ fn backup_path(target: &Path) -> Result<PathBuf, StoreError> {
 }
 
 /// Opens a file for reading that says it is a backup, once it has shown to be one.
-async fn open_backup(file: &Path) -> Result<SqliteConnection, StoreError> {
+async fn open_backup(file: &Path) -> Result<AnyConnection, StoreError> {
     if !is_sqlite(file)? {
         return Err(not_ours(file));
     }
-    let opened = connect_options(file).read_only(true).connect().await;
+    let opened = open_file(file, Access::Read).await;
     let mut conn = opened.map_err(|error| unreadable(file, &error))?;
     let tables: i64 = sqlx::query_scalar(&format!(
         "SELECT COUNT(*) FROM sqlite_schema WHERE type = 'table' AND name IN ({OUR_TABLES})"
@@ -158,7 +166,7 @@ fn is_sqlite(file: &Path) -> Result<bool, StoreError> {
 
 /// The database behind `conn`, which is `source`, as it is at this moment, in a file of `folder` without a final name; gone
 /// when dropped.
-async fn copy_into(conn: &mut SqliteConnection, source: &Path, folder: &Path) -> Result<NamedTempFile, StoreError> {
+async fn copy_into(conn: &mut AnyConnection, source: &Path, folder: &Path) -> Result<NamedTempFile, StoreError> {
     // Readable by its owner only. SQLite takes an empty file for a new one.
     let made = tempfile::Builder::new().prefix(".respondo-").suffix(".partial").tempfile_in(folder);
     let file = made.map_err(|error| cannot("write into", folder, &error))?;
@@ -166,7 +174,7 @@ async fn copy_into(conn: &mut SqliteConnection, source: &Path, folder: &Path) ->
         let folder = folder.display();
         return Err(StoreError::Invalid(format!("the name of the folder {folder} is not UTF-8; choose another")));
     };
-    sqlx::query("VACUUM INTO ?").bind(path).execute(conn).await.map_err(|error| match StoreError::from(error) {
+    sqlx::query("VACUUM INTO $1").bind(path).execute(conn).await.map_err(|error| match StoreError::from(error) {
         StoreError::DiskFull => StoreError::Invalid(format!(
             "the disk of {} has no room for the copy and nothing was kept; free some space or choose another place",
             folder.display()
@@ -178,8 +186,8 @@ async fn copy_into(conn: &mut SqliteConnection, source: &Path, folder: &Path) ->
 
 /// Gives a copy of `file` the tables of this program; its memory waits to be indexed.
 async fn bring_up_to_date(copy: &Path, file: &Path) -> Result<BackupContent, StoreError> {
-    let mut conn = connect_options(copy).connect().await?;
-    MIGRATIONS.run(&mut conn).await.map_err(|error| StoreError::migration(file, error))?;
+    let mut conn = open_file(copy, Access::Write).await?;
+    SQLITE_MIGRATIONS.run(&mut conn).await.map_err(|error| StoreError::migration(file, error))?;
     sqlx::query("UPDATE memory_items SET indexed = 0, index_generation = NULL").execute(&mut conn).await?;
     check(&mut conn, file).await?;
     let content = content(&mut conn, copy).await?;
@@ -188,7 +196,7 @@ async fn bring_up_to_date(copy: &Path, file: &Path) -> Result<BackupContent, Sto
 }
 
 /// Reads all pages, tables and indexes. `file` is what is to be blamed.
-async fn check(conn: &mut SqliteConnection, file: &Path) -> Result<(), StoreError> {
+async fn check(conn: &mut AnyConnection, file: &Path) -> Result<(), StoreError> {
     let found: String = sqlx::query_scalar("PRAGMA integrity_check(1)")
         .fetch_one(conn)
         .await
@@ -196,7 +204,7 @@ async fn check(conn: &mut SqliteConnection, file: &Path) -> Result<(), StoreErro
     if found == "ok" { Ok(()) } else { Err(damaged(file, &found)) }
 }
 
-async fn content(conn: &mut SqliteConnection, file: &Path) -> Result<BackupContent, StoreError> {
+async fn content(conn: &mut AnyConnection, file: &Path) -> Result<BackupContent, StoreError> {
     let row = sqlx::query(
         "SELECT (SELECT COUNT(*) FROM tickets) AS tickets, (SELECT COUNT(*) FROM messages) AS messages, \
                 (SELECT COUNT(*) FROM memory_items) AS items",
@@ -252,7 +260,7 @@ async fn fold_log(path: &Path) -> Result<(), StoreError> {
         return Ok(());
     }
     let folded = async {
-        let mut conn = connect_options(path).connect().await?;
+        let mut conn = open_file(path, Access::Write).await?;
         sqlx::query("PRAGMA journal_mode = DELETE").execute(&mut conn).await?;
         conn.close().await
     };

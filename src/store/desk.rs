@@ -2,15 +2,16 @@
 
 use futures::TryStreamExt;
 use serde_json::Value;
-use sqlx::sqlite::SqliteRow;
-use sqlx::{QueryBuilder, Row, Sqlite};
+use sqlx::Row;
+use sqlx::any::AnyRow;
 use uuid::Uuid;
 
 use super::embeddings::decode;
 use super::handling::{Handling, handling};
 use super::queue::{Cursor, LATEST, NO_DUE_TIME, UNJUDGED_URGENCY, WAITING_FOR_TEAM};
 use super::rows::{self, level_of, name_of, now_ms};
-use super::{Store, StoreError};
+use super::statement::Statement;
+use super::{Dialect, Store, StoreError};
 use crate::ticket::{Action, Difficulty, Language, Ticket, TicketState, Urgency};
 
 /// Tickets compared in a search by meaning, those last worked on: some 40 MB to read.
@@ -110,10 +111,10 @@ impl Store {
 
     /// The tickets nearest to a vector, best first.
     async fn nearest_tickets(&self, filter: &DeskFilter, model: &str, vector: &[f32]) -> Result<Vec<Uuid>, StoreError> {
-        let mut query = QueryBuilder::<Sqlite>::new("SELECT ticket_id, vector FROM ticket_vectors WHERE model = ");
+        let mut query = Statement::new("SELECT ticket_id, vector FROM ticket_vectors WHERE model = ");
         query.push_bind(model).push(" AND ticket_id IN (SELECT id FROM tickets WHERE 1 = 1");
-        push_conditions(&mut query, filter)?;
-        query.push(") ORDER BY updated_at DESC LIMIT ").push_bind(MOST_COMPARED);
+        push_conditions(&mut query, filter, self.dialect)?;
+        query.push(") ORDER BY updated_at DESC LIMIT ").push_bind(i64::from(MOST_COMPARED));
         let built = query.build();
         let mut found = built.fetch(&self.reader);
         let mut nearest: Vec<(f32, Uuid)> = Vec::new();
@@ -130,7 +131,7 @@ impl Store {
 
     async fn rows_in_order(&self, filter: &DeskFilter, only: Option<&[Uuid]>) -> Result<Vec<DeskRow>, StoreError> {
         // The ids in order first, cheaply; texts and judgements of those alone.
-        let mut query = QueryBuilder::<Sqlite>::new("WITH keys AS (SELECT id, ");
+        let mut query = Statement::new("WITH keys AS (SELECT id, ");
         match filter.scope {
             Scope::All => query.push("0 AS sort_urgency, -updated_at AS sort_due, 0 AS sort_created"),
             _ => {
@@ -142,24 +143,19 @@ impl Store {
             }
         };
         query.push(" FROM tickets WHERE 1 = 1");
-        push_conditions(&mut query, filter)?;
+        push_conditions(&mut query, filter, self.dialect)?;
         if let Some(ids) = only {
             query.push(" AND id IN (");
-            let mut list = query.separated(", ");
-            for id in ids {
-                list.push_bind(id.to_string());
-            }
-            query.push(")");
+            query.push_list(ids.iter().map(Uuid::to_string)).push(")");
         }
         query.push("), listed AS (SELECT * FROM keys");
         if let Some(cursor) = &filter.cursor {
             Cursor::parse(cursor)?.push_behind(&mut query, "sort_urgency, sort_due, sort_created, id");
         }
-        query.push(" ORDER BY sort_urgency, sort_due, sort_created, id LIMIT ").push_bind(filter.limit);
+        query.push(" ORDER BY sort_urgency, sort_due, sort_created, id LIMIT ").push_bind(i64::from(filter.limit));
         query.push(") SELECT t.*, l.sort_urgency, l.sort_due, l.sort_created, a.name AS assignee_name, ");
-        query.push(LATEST).push(
-            ", (SELECT json_extract(r.triage, '$.urgency.words') FROM triages r WHERE r.ticket_id = t.id \
-              ORDER BY r.position DESC LIMIT 1) AS words, \
+        query.push(LATEST).push(", (SELECT ").push(self.dialect.json_at("r.triage", &["urgency", "words"])).push(
+            " FROM triages r WHERE r.ticket_id = t.id ORDER BY r.position DESC LIMIT 1) AS words, \
              (SELECT substr(m.body, 1, 300) FROM messages m WHERE m.ticket_id = t.id AND m.author = 'customer' \
               ORDER BY m.position DESC LIMIT 1) AS says \
              FROM listed l JOIN tickets t ON t.id = l.id LEFT JOIN agents a ON a.id = t.assignee \
@@ -175,9 +171,9 @@ impl Store {
         let [received, review, escalated] = [&states[0], &states[1], &states[2]];
         let now = now_ms();
         let row = sqlx::query(
-            "SELECT COUNT(*) AS team, COALESCE(SUM(urgency = 1), 0) AS critical, COALESCE(SUM(due_at < ?), 0) AS overdue, \
-                    COALESCE(SUM(assignee = ?), 0) AS mine, COALESCE(SUM(state = ?), 0) AS with_draft \
-             FROM tickets WHERE state IN (?, ?, ?) AND (snoozed_until IS NULL OR snoozed_until <= ?)",
+            "SELECT COUNT(*) AS team, COUNT(*) FILTER (WHERE urgency = 1) AS critical, COUNT(*) FILTER (WHERE due_at < $1) AS overdue, \
+                    COUNT(*) FILTER (WHERE assignee = $2) AS mine, COUNT(*) FILTER (WHERE state = $3) AS with_draft \
+             FROM tickets WHERE state IN ($4, $5, $6) AND (snoozed_until IS NULL OR snoozed_until <= $7)",
         )
         .bind(now)
         .bind(agent.to_string())
@@ -203,11 +199,11 @@ impl Store {
         let found = sqlx::query(
             "SELECT t.*, (SELECT substr(m.body, 1, 300) FROM messages m WHERE m.ticket_id = t.id \
                  ORDER BY m.position LIMIT 1) AS says \
-                 FROM tickets t WHERE t.customer = ? AND t.id <> ? ORDER BY t.created_at DESC LIMIT ?",
+                 FROM tickets t WHERE t.customer = $1 AND t.id <> $2 ORDER BY t.created_at DESC LIMIT $3",
         )
         .bind(customer)
         .bind(ticket.id.to_string())
-        .bind(limit)
+        .bind(i64::from(limit))
         .fetch_all(&self.reader)
         .await?;
         found
@@ -217,13 +213,10 @@ impl Store {
     }
 }
 
-fn push_conditions(query: &mut QueryBuilder<'_, Sqlite>, filter: &DeskFilter) -> Result<(), StoreError> {
+fn push_conditions(query: &mut Statement<'_>, filter: &DeskFilter, dialect: Dialect) -> Result<(), StoreError> {
     if filter.scope != Scope::All {
         query.push(" AND state IN (");
-        let mut states = query.separated(", ");
-        for state in WAITING_FOR_TEAM {
-            states.push_bind(name_of(&state)?);
-        }
+        query.push_list(WAITING_FOR_TEAM.iter().map(name_of).collect::<Result<Vec<_>, _>>()?);
         query.push(") AND (snoozed_until IS NULL OR snoozed_until <= ").push_bind(now_ms()).push(")");
     }
     if let Scope::Mine(agent) = filter.scope {
@@ -250,23 +243,23 @@ fn push_conditions(query: &mut QueryBuilder<'_, Sqlite>, filter: &DeskFilter) ->
     if filter.with_draft {
         query.push(" AND state = ").push_bind(name_of(&TicketState::Review)?);
     }
-    if let Some(words) = filter.search.as_deref().and_then(match_expression) {
-        for word in words {
-            query.push(" AND id IN (SELECT ticket_id FROM ticket_words WHERE ticket_words MATCH ");
-            query.push_bind(word).push(")");
-        }
+    for word in search_words(filter.search.as_deref().unwrap_or_default()) {
+        query.push(dialect.has_word());
+        // Both engines leave accents and case to the words as they were kept.
+        match dialect {
+            Dialect::Sqlite => query.push_bind(format!("\"{word}\"*")).push(")"),
+            Dialect::Postgres => query.push_bind(word.to_owned()).push("))"),
+        };
     }
     Ok(())
 }
 
-/// One FTS5 expression per word: the word quoted, with its beginning enough. None where there is no word.
-fn match_expression(search: &str) -> Option<Vec<String>> {
-    let words = search.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty());
-    let words: Vec<String> = words.take(SEARCH_WORDS).map(|word| format!("\"{word}\"*")).collect();
-    (!words.is_empty()).then_some(words)
+/// The words of a search, without anything that an engine would interpret.
+fn search_words(search: &str) -> impl Iterator<Item = &str> {
+    search.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty()).take(SEARCH_WORDS)
 }
 
-fn desk_row(row: &SqliteRow) -> Result<DeskRow, StoreError> {
+fn desk_row(row: &AnyRow) -> Result<DeskRow, StoreError> {
     let ticket = rows::ticket(row)?;
     let cursor = Cursor {
         urgency: rows::integer(row, "sort_urgency")?,

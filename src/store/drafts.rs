@@ -6,7 +6,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use similar::TextDiff;
-use sqlx::sqlite::{SqliteConnection, SqliteRow};
+use sqlx::AnyConnection;
+use sqlx::any::AnyRow;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
@@ -144,7 +145,7 @@ impl Store {
         load_ticket(&mut tx, ticket_id).await?;
         sqlx::query(
             "INSERT INTO triages (ticket_id, position, triage, evidence, timings, created_at) \
-             SELECT ?, COALESCE(MAX(position), 0) + 1, ?, ?, ?, ? FROM triages WHERE ticket_id = ?",
+             SELECT $1, COALESCE(MAX(position), 0) + 1, $2, $3, $4, $5 FROM triages WHERE ticket_id = $6",
         )
         .bind(ticket_id.to_string())
         .bind(serde_json::to_string(triage)?)
@@ -171,7 +172,7 @@ impl Store {
         sqlx::query(
             "INSERT INTO drafts (id, ticket_id, position, status, kind, language, text, sentences, evidence, findings, \
                                  model, created_at) \
-             SELECT ?, ?, COALESCE(MAX(position), 0) + 1, 'open', ?, ?, ?, ?, ?, ?, ?, ? FROM drafts WHERE ticket_id = ?",
+             SELECT $1, $2, COALESCE(MAX(position), 0) + 1, 'open', $3, $4, $5, $6, $7, $8, $9, $10 FROM drafts WHERE ticket_id = $11",
         )
         .bind(id.to_string())
         .bind(ticket_id.to_string())
@@ -227,7 +228,8 @@ impl Store {
             message = Some(sent);
         }
         sqlx::query(
-            "UPDATE tickets SET state = ?, urgency = ?, difficulty = ?, due_at = ?, updated_at = ? WHERE id = ?",
+            "UPDATE tickets SET state = $1, urgency = $2, difficulty = $3, due_at = $4, updated_at = $5, worker = NULL, \
+                    worked_until = NULL WHERE id = $6",
         )
         .bind(name_of(&work.state)?)
         .bind(work.urgency.map(level_of))
@@ -252,7 +254,7 @@ impl Store {
     /// the outcome.
     pub async fn resolve_draft(&self, draft_id: Uuid, action: ReviewAction) -> Result<ReviewResult, StoreError> {
         let mut tx = self.write().await?;
-        let row = sqlx::query("SELECT * FROM drafts WHERE id = ?")
+        let row = sqlx::query("SELECT * FROM drafts WHERE id = $1")
             .bind(draft_id.to_string())
             .fetch_optional(&mut *tx)
             .await?
@@ -302,7 +304,7 @@ impl Store {
 
     /// One draft with the ticket it belongs to.
     pub async fn draft(&self, draft_id: Uuid) -> Result<(Uuid, DraftRecord), StoreError> {
-        let row = sqlx::query("SELECT * FROM drafts WHERE id = ?")
+        let row = sqlx::query("SELECT * FROM drafts WHERE id = $1")
             .bind(draft_id.to_string())
             .fetch_optional(&self.reader)
             .await?
@@ -350,12 +352,13 @@ pub(super) fn state_after(kind: DraftKind, outcome: Outcome) -> TicketState {
     }
 }
 
-async fn check_nothing_newer(conn: &mut SqliteConnection, ticket_id: Uuid, seen: Uuid) -> Result<(), StoreError> {
-    let last = sqlx::query("SELECT id FROM messages WHERE ticket_id = ? AND author = ? ORDER BY position DESC LIMIT 1")
-        .bind(ticket_id.to_string())
-        .bind(name_of(&Author::Customer)?)
-        .fetch_optional(conn)
-        .await?;
+async fn check_nothing_newer(conn: &mut AnyConnection, ticket_id: Uuid, seen: Uuid) -> Result<(), StoreError> {
+    let last =
+        sqlx::query("SELECT id FROM messages WHERE ticket_id = $1 AND author = $2 ORDER BY position DESC LIMIT 1")
+            .bind(ticket_id.to_string())
+            .bind(name_of(&Author::Customer)?)
+            .fetch_optional(conn)
+            .await?;
     let last = last.map(|row| rows::id(&row, "id")).transpose()?;
     if last == Some(seen) {
         return Ok(());
@@ -364,12 +367,12 @@ async fn check_nothing_newer(conn: &mut SqliteConnection, ticket_id: Uuid, seen:
 }
 
 async fn set_draft_status(
-    conn: &mut SqliteConnection,
+    conn: &mut AnyConnection,
     ticket_id: Uuid,
     draft_id: Uuid,
     status: DraftStatus,
 ) -> Result<(), StoreError> {
-    let changed = sqlx::query("UPDATE drafts SET status = ? WHERE id = ? AND ticket_id = ?")
+    let changed = sqlx::query("UPDATE drafts SET status = $1 WHERE id = $2 AND ticket_id = $3")
         .bind(status.name())
         .bind(draft_id.to_string())
         .bind(ticket_id.to_string())
@@ -382,10 +385,10 @@ async fn set_draft_status(
 }
 
 /// Gives the ticket to a person who works here.
-async fn assign(conn: &mut SqliteConnection, ticket_id: Uuid, assignee: Uuid) -> Result<(), StoreError> {
+async fn assign(conn: &mut AnyConnection, ticket_id: Uuid, assignee: Uuid) -> Result<(), StoreError> {
     let assigned = sqlx::query(
-        "UPDATE tickets SET assignee = (SELECT id FROM agents WHERE id = ?1 AND active = 1) \
-         WHERE id = ?2 AND EXISTS (SELECT 1 FROM agents WHERE id = ?1 AND active = 1)",
+        "UPDATE tickets SET assignee = (SELECT id FROM agents WHERE id = $1 AND active = 1) \
+         WHERE id = $2 AND EXISTS (SELECT 1 FROM agents WHERE id = $1 AND active = 1)",
     )
     .bind(assignee.to_string())
     .bind(ticket_id.to_string())
@@ -398,8 +401,8 @@ async fn assign(conn: &mut SqliteConnection, ticket_id: Uuid, assignee: Uuid) ->
 }
 
 /// The skill that the ticket needs, as the queue shows it.
-async fn set_skill(conn: &mut SqliteConnection, ticket_id: Uuid, skill: &str) -> Result<(), StoreError> {
-    sqlx::query("UPDATE tickets SET skill = ? WHERE id = ?")
+async fn set_skill(conn: &mut AnyConnection, ticket_id: Uuid, skill: &str) -> Result<(), StoreError> {
+    sqlx::query("UPDATE tickets SET skill = $1 WHERE id = $2")
         .bind(skill)
         .bind(ticket_id.to_string())
         .execute(conn)
@@ -408,7 +411,7 @@ async fn set_skill(conn: &mut SqliteConnection, ticket_id: Uuid, skill: &str) ->
 }
 
 async fn insert_decision(
-    conn: &mut SqliteConnection,
+    conn: &mut AnyConnection,
     ticket_id: Uuid,
     work: &FinishedWork,
     now: i64,
@@ -416,7 +419,7 @@ async fn insert_decision(
     let id = Uuid::now_v7();
     sqlx::query(
         "INSERT INTO decisions (id, ticket_id, position, draft_id, action, decision, created_at) \
-         SELECT ?, ?, COALESCE(MAX(position), 0) + 1, ?, ?, ?, ? FROM decisions WHERE ticket_id = ?",
+         SELECT $1, $2, COALESCE(MAX(position), 0) + 1, $3, $4, $5, $6 FROM decisions WHERE ticket_id = $7",
     )
     .bind(id.to_string())
     .bind(ticket_id.to_string())
@@ -437,7 +440,7 @@ async fn insert_decision(
 }
 
 async fn insert_outcome(
-    conn: &mut SqliteConnection,
+    conn: &mut AnyConnection,
     ticket_id: Uuid,
     record: &DraftRecord,
     action: &ReviewAction,
@@ -446,7 +449,7 @@ async fn insert_outcome(
 ) -> Result<(), StoreError> {
     sqlx::query(
         "INSERT INTO outcomes (draft_id, ticket_id, outcome, final_text, difference, note, agent, skill, created_at) \
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
     )
     .bind(record.id.to_string())
     .bind(ticket_id.to_string())
@@ -468,7 +471,7 @@ fn difference(draft: &str, final_text: &str) -> String {
     lines.unified_diff().header("draft", "sent").missing_newline_hint(false).to_string()
 }
 
-fn draft_record(row: &SqliteRow) -> Result<DraftRecord, StoreError> {
+fn draft_record(row: &AnyRow) -> Result<DraftRecord, StoreError> {
     let draft = Draft {
         kind: rows::named(row, "kind")?,
         language: Language::new(&rows::text(row, "language")?),
@@ -482,8 +485,8 @@ fn draft_record(row: &SqliteRow) -> Result<DraftRecord, StoreError> {
     Ok(DraftRecord { id: rows::id(row, "id")?, status: rows::named(row, "status")?, draft, created_at })
 }
 
-pub(super) async fn load_drafts(conn: &mut SqliteConnection, ticket_id: Uuid) -> Result<Vec<DraftRecord>, StoreError> {
-    let found = sqlx::query("SELECT * FROM drafts WHERE ticket_id = ? ORDER BY position")
+pub(super) async fn load_drafts(conn: &mut AnyConnection, ticket_id: Uuid) -> Result<Vec<DraftRecord>, StoreError> {
+    let found = sqlx::query("SELECT * FROM drafts WHERE ticket_id = $1 ORDER BY position")
         .bind(ticket_id.to_string())
         .fetch_all(conn)
         .await?;
@@ -491,10 +494,10 @@ pub(super) async fn load_drafts(conn: &mut SqliteConnection, ticket_id: Uuid) ->
 }
 
 pub(super) async fn load_decisions(
-    conn: &mut SqliteConnection,
+    conn: &mut AnyConnection,
     ticket_id: Uuid,
 ) -> Result<Vec<DecisionRecord>, StoreError> {
-    let found = sqlx::query("SELECT * FROM decisions WHERE ticket_id = ? ORDER BY position")
+    let found = sqlx::query("SELECT * FROM decisions WHERE ticket_id = $1 ORDER BY position")
         .bind(ticket_id.to_string())
         .fetch_all(conn)
         .await?;
@@ -509,11 +512,8 @@ pub(super) async fn load_decisions(
     found.iter().map(decision_record).collect()
 }
 
-pub(super) async fn load_outcomes(
-    conn: &mut SqliteConnection,
-    ticket_id: Uuid,
-) -> Result<Vec<OutcomeRecord>, StoreError> {
-    let found = sqlx::query("SELECT * FROM outcomes WHERE ticket_id = ? ORDER BY created_at, draft_id")
+pub(super) async fn load_outcomes(conn: &mut AnyConnection, ticket_id: Uuid) -> Result<Vec<OutcomeRecord>, StoreError> {
+    let found = sqlx::query("SELECT * FROM outcomes WHERE ticket_id = $1 ORDER BY created_at, draft_id")
         .bind(ticket_id.to_string())
         .fetch_all(conn)
         .await?;

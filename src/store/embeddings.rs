@@ -4,11 +4,12 @@
 use std::collections::HashMap;
 
 use half::f16;
-use sqlx::sqlite::SqliteConnection;
-use sqlx::{QueryBuilder, Row, Sqlite};
+use sqlx::AnyConnection;
+use sqlx::Row;
 use uuid::Uuid;
 
 use super::rows::{self, now_ms};
+use super::statement::Statement;
 use super::{Store, StoreError};
 
 /// Below SQLite's limit of 32,766 bound values.
@@ -30,13 +31,8 @@ impl Store {
     pub async fn cached_embeddings(&self, keys: &[String]) -> Result<Vec<Option<Vec<f32>>>, StoreError> {
         let mut found: HashMap<String, Vec<f32>> = HashMap::with_capacity(keys.len());
         for chunk in keys.chunks(KEYS_PER_QUERY) {
-            let mut query =
-                QueryBuilder::<Sqlite>::new("SELECT content_key, vector FROM embeddings WHERE content_key IN (");
-            let mut list = query.separated(", ");
-            for key in chunk {
-                list.push_bind(key);
-            }
-            query.push(")");
+            let mut query = Statement::new("SELECT content_key, vector FROM embeddings WHERE content_key IN (");
+            query.push_list(chunk).push(")");
             for row in query.build().fetch_all(&self.reader).await? {
                 let vector: Vec<u8> = row.try_get("vector")?;
                 found.insert(rows::text(&row, "content_key")?, decode(&vector));
@@ -51,7 +47,7 @@ impl Store {
         let mut tx = self.write().await?;
         for embedding in embeddings {
             sqlx::query(
-                "INSERT INTO embeddings (content_key, memory_id, dimensions, vector) VALUES (?, ?, ?, ?) \
+                "INSERT INTO embeddings (content_key, memory_id, dimensions, vector) VALUES ($1, $2, $3, $4) \
                  ON CONFLICT (content_key) DO NOTHING",
             )
             .bind(embedding.key)
@@ -68,13 +64,13 @@ impl Store {
 
 /// Keeps the vector of what a ticket asks, in place of an earlier one.
 pub(super) async fn keep_ticket_vector(
-    conn: &mut SqliteConnection,
+    conn: &mut AnyConnection,
     ticket: Uuid,
     model: &str,
     vector: &[f32],
 ) -> Result<(), StoreError> {
     sqlx::query(
-        "INSERT INTO ticket_vectors (ticket_id, model, vector, updated_at) VALUES (?, ?, ?, ?) \
+        "INSERT INTO ticket_vectors (ticket_id, model, vector, updated_at) VALUES ($1, $2, $3, $4) \
          ON CONFLICT (ticket_id) DO UPDATE SET model = excluded.model, vector = excluded.vector, \
                                               updated_at = excluded.updated_at",
     )

@@ -25,6 +25,9 @@ pub enum StoreError {
     DiskFull,
     #[error("the data folder cannot be written; check its permissions, and that it was not opened for reading only")]
     ReadOnly,
+    /// The database server does not answer, or is too busy to.
+    #[error("the database does not answer and nothing was kept; try again in a moment ({0})")]
+    Unavailable(String),
     #[error("ticket store: {0}")]
     Other(String),
 }
@@ -33,18 +36,37 @@ pub enum StoreError {
 const SQLITE_READONLY: u32 = 8;
 const SQLITE_FULL: u32 = 13;
 
+/// Characters of a SQLSTATE, <https://www.postgresql.org/docs/current/errcodes-appendix.html>; SQLite's codes are shorter.
+const SQLSTATE: usize = 5;
+
 /// SQLite's primary result code, where the error comes from SQLite.
 pub(super) fn primary_code(error: &sqlx::Error) -> Option<u32> {
-    let code = error.as_database_error()?.code()?.parse::<u32>().ok()?;
+    let code = error.as_database_error()?.code().filter(|code| code.len() < SQLSTATE)?.parse::<u32>().ok()?;
     Some(code & 0xff)
 }
 
 impl From<sqlx::Error> for StoreError {
     fn from(error: sqlx::Error) -> Self {
         match primary_code(&error) {
-            Some(SQLITE_FULL) => Self::DiskFull,
-            Some(SQLITE_READONLY) => Self::ReadOnly,
-            _ => Self::Other(error.to_string()),
+            Some(SQLITE_FULL) => return Self::DiskFull,
+            Some(SQLITE_READONLY) => return Self::ReadOnly,
+            _ => {}
+        }
+        let state = error.as_database_error().and_then(|error| error.code()).filter(|code| code.len() == SQLSTATE);
+        match state.as_deref() {
+            Some("53100") => Self::DiskFull,
+            Some("25006") => Self::ReadOnly,
+            Some("22021") => Self::Invalid("the text holds a character that the database cannot keep (NUL)".to_owned()),
+            // No lock in time; connection, resource and operator trouble.
+            Some("55P03") => Self::Unavailable(error.to_string()),
+            Some(state) if ["08", "53", "57"].contains(&&state[..2]) => Self::Unavailable(error.to_string()),
+            Some(_) => Self::Other(error.to_string()),
+            None => match error {
+                sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::PoolTimedOut | sqlx::Error::WorkerCrashed => {
+                    Self::Unavailable(error.to_string())
+                }
+                error => Self::Other(error.to_string()),
+            },
         }
     }
 }

@@ -28,7 +28,7 @@ impl Store {
         let mut tx = self.write().await?;
         let inserted = sqlx::query(
             "INSERT INTO events (ticket_id, seq, kind, data, created_at) \
-             SELECT ?, COALESCE(MAX(seq), 0) + 1, ?, ?, ? FROM events WHERE ticket_id = ? RETURNING seq",
+             SELECT $1, COALESCE(MAX(seq), 0) + 1, $2, $3, $4 FROM events WHERE ticket_id = $5 RETURNING seq",
         )
         .bind(ticket_id.to_string())
         .bind(kind)
@@ -51,7 +51,7 @@ impl Store {
     /// Number of the ticket's last event, or of its last one of a kind; 0 where there is none.
     pub async fn last_event(&self, ticket_id: Uuid, kind: Option<&str>) -> Result<i64, StoreError> {
         let row = sqlx::query(
-            "SELECT COALESCE(MAX(seq), 0) AS last FROM events WHERE ticket_id = ?1 AND (?2 IS NULL OR kind = ?2)",
+            "SELECT COALESCE(MAX(seq), 0) AS last FROM events WHERE ticket_id = $1 AND ($2 IS NULL OR kind = $2)",
         )
         .bind(ticket_id.to_string())
         .bind(kind)
@@ -62,7 +62,7 @@ impl Store {
 
     /// Events of a ticket with a number above `seq`, in order; 0 for all.
     pub async fn events_after(&self, ticket_id: Uuid, seq: i64) -> Result<Vec<EventRow>, StoreError> {
-        let found = sqlx::query("SELECT * FROM events WHERE ticket_id = ? AND seq > ? ORDER BY seq")
+        let found = sqlx::query("SELECT * FROM events WHERE ticket_id = $1 AND seq > $2 ORDER BY seq")
             .bind(ticket_id.to_string())
             .bind(seq)
             .fetch_all(&self.reader)

@@ -5,7 +5,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use sqlx::sqlite::{SqliteConnection, SqliteRow};
+use sqlx::AnyConnection;
+use sqlx::any::AnyRow;
 use uuid::Uuid;
 
 use super::merging::survivor;
@@ -80,7 +81,7 @@ impl Store {
         let before = load_ticket(&mut tx, ticket).await?;
         check_nobody_else_has(&mut tx, ticket, person).await?;
         let now = now_ms();
-        sqlx::query("UPDATE tickets SET assignee = ?, taken_over = 1, snoozed_until = NULL WHERE id = ?")
+        sqlx::query("UPDATE tickets SET assignee = $1, taken_over = 1, snoozed_until = NULL WHERE id = $2")
             .bind(person.id.to_string())
             .bind(ticket.to_string())
             .execute(&mut *tx)
@@ -99,7 +100,7 @@ impl Store {
         let mut tx = self.write().await?;
         let before = load_ticket(&mut tx, ticket).await?;
         let now = now_ms();
-        sqlx::query("UPDATE tickets SET assignee = NULL, taken_over = 0 WHERE id = ?")
+        sqlx::query("UPDATE tickets SET assignee = NULL, taken_over = 0 WHERE id = $1")
             .bind(ticket.to_string())
             .execute(&mut *tx)
             .await?;
@@ -118,7 +119,7 @@ impl Store {
         let mut tx = self.write().await?;
         let snoozed = load_ticket(&mut tx, ticket).await?;
         let now = now_ms();
-        sqlx::query("UPDATE tickets SET snoozed_until = ? WHERE id = ?")
+        sqlx::query("UPDATE tickets SET snoozed_until = $1 WHERE id = $2")
             .bind(until.map(|until| until.as_millisecond()))
             .bind(ticket.to_string())
             .execute(&mut *tx)
@@ -137,19 +138,19 @@ impl Store {
                 "urgency",
                 before.urgency.map(level_of),
                 level_of(now),
-                "UPDATE tickets SET urgency = ?, updated_at = ? WHERE id = ?",
+                "UPDATE tickets SET urgency = $1, updated_at = $2 WHERE id = $3",
             ),
             Correction::Difficulty(now) => (
                 "difficulty",
                 before.difficulty.map(level_of),
                 level_of(now),
-                "UPDATE tickets SET difficulty = ?, updated_at = ? WHERE id = ?",
+                "UPDATE tickets SET difficulty = $1, updated_at = $2 WHERE id = $3",
             ),
         };
         let now = now_ms();
         sqlx::query(update).bind(became).bind(now).bind(ticket.to_string()).execute(&mut *tx).await?;
         sqlx::query(
-            "INSERT INTO corrections (ticket_id, judgement, was, became, corrector, created_at) VALUES (?, ?, ?, ?, ?, ?)",
+            "INSERT INTO corrections (ticket_id, judgement, was, became, corrector, created_at) VALUES ($1, $2, $3, $4, $5, $6)",
         )
         .bind(ticket.to_string())
         .bind(judgement)
@@ -168,12 +169,12 @@ impl Store {
 
     /// Whether this person, or the `customer`, has set a judgement of the ticket right before.
     pub async fn was_corrected_by(&self, ticket: Uuid, corrector: &str) -> Result<bool, StoreError> {
-        let row = sqlx::query("SELECT EXISTS (SELECT 1 FROM corrections WHERE ticket_id = ? AND corrector = ?) AS was")
+        let found = sqlx::query("SELECT 1 FROM corrections WHERE ticket_id = $1 AND corrector = $2 LIMIT 1")
             .bind(ticket.to_string())
             .bind(corrector)
-            .fetch_one(&self.reader)
+            .fetch_optional(&self.reader)
             .await?;
-        Ok(rows::integer(&row, "was")? != 0)
+        Ok(found.is_some())
     }
 
     /// An agent writes to the customer without a draft: an answer, or with `asks` a question, whose ticket waits for the
@@ -232,7 +233,7 @@ impl Store {
         let mut tx = self.write().await?;
         let row = sqlx::query(
             "SELECT o.id, o.ticket_id, o.idempotency_key, m.body FROM outbox o JOIN messages m ON m.id = o.message_id \
-             WHERE o.message_id = ? AND o.status = 'pending' AND o.attempts = 0 AND o.not_before > ? AND m.author = ?",
+             WHERE o.message_id = $1 AND o.status = 'pending' AND o.attempts = 0 AND o.not_before > $2 AND m.author = $3",
         )
         .bind(message.to_string())
         .bind(now_ms())
@@ -241,14 +242,14 @@ impl Store {
         .await?
         .ok_or_else(|| StoreError::Conflict("the reply is on its way; it cannot be taken back any more".to_owned()))?;
         let (ticket, body) = (rows::id(&row, "ticket_id")?, rows::text(&row, "body")?);
-        sqlx::query("DELETE FROM outbox WHERE message_id = ?").bind(message.to_string()).execute(&mut *tx).await?;
-        sqlx::query("DELETE FROM messages WHERE id = ?").bind(message.to_string()).execute(&mut *tx).await?;
+        sqlx::query("DELETE FROM outbox WHERE message_id = $1").bind(message.to_string()).execute(&mut *tx).await?;
+        sqlx::query("DELETE FROM messages WHERE id = $1").bind(message.to_string()).execute(&mut *tx).await?;
         let now = now_ms();
         let key = rows::text(&row, "idempotency_key")?;
         let mut state = TicketState::Escalated;
         if let Some(draft) = key.strip_prefix("draft/") {
-            sqlx::query("DELETE FROM outcomes WHERE draft_id = ?").bind(draft).execute(&mut *tx).await?;
-            sqlx::query("UPDATE drafts SET status = 'open' WHERE id = ? AND status = 'resolved'")
+            sqlx::query("DELETE FROM outcomes WHERE draft_id = $1").bind(draft).execute(&mut *tx).await?;
+            sqlx::query("UPDATE drafts SET status = 'open' WHERE id = $1 AND status = 'resolved'")
                 .bind(draft)
                 .execute(&mut *tx)
                 .await?;
@@ -280,7 +281,7 @@ impl Store {
 
     /// Names of the agents who wrote a ticket's messages, by message.
     pub async fn signatures(&self, ticket: Uuid) -> Result<Vec<(Uuid, String)>, StoreError> {
-        let found = sqlx::query("SELECT id, agent FROM messages WHERE ticket_id = ? AND agent IS NOT NULL")
+        let found = sqlx::query("SELECT id, agent FROM messages WHERE ticket_id = $1 AND agent IS NOT NULL")
             .bind(ticket.to_string())
             .fetch_all(&self.reader)
             .await?;
@@ -291,7 +292,7 @@ impl Store {
     pub async fn held_replies(&self, ticket: Uuid) -> Result<Vec<(Uuid, Timestamp)>, StoreError> {
         let found = sqlx::query(
             "SELECT message_id, not_before FROM outbox \
-             WHERE ticket_id = ? AND status = 'pending' AND attempts = 0 AND not_before > ?",
+             WHERE ticket_id = $1 AND status = 'pending' AND attempts = 0 AND not_before > $2",
         )
         .bind(ticket.to_string())
         .bind(now_ms())
@@ -302,8 +303,8 @@ impl Store {
 }
 
 /// Puts a person's name under a message.
-pub(super) async fn sign(conn: &mut SqliteConnection, message: &Message, name: &str) -> Result<(), StoreError> {
-    sqlx::query("UPDATE messages SET agent = ? WHERE id = ?")
+pub(super) async fn sign(conn: &mut AnyConnection, message: &Message, name: &str) -> Result<(), StoreError> {
+    sqlx::query("UPDATE messages SET agent = $1 WHERE id = $2")
         .bind(name)
         .bind(message.id.to_string())
         .execute(conn)
@@ -312,15 +313,11 @@ pub(super) async fn sign(conn: &mut SqliteConnection, message: &Message, name: &
 }
 
 /// Refuses where an agent has answered behind the message that was read last.
-async fn check_nobody_answered(
-    conn: &mut SqliteConnection,
-    ticket: Uuid,
-    seen: Option<Uuid>,
-) -> Result<(), StoreError> {
+async fn check_nobody_answered(conn: &mut AnyConnection, ticket: Uuid, seen: Option<Uuid>) -> Result<(), StoreError> {
     let Some(seen) = seen else { return Ok(()) };
     let newer = sqlx::query(
-        "SELECT agent FROM messages WHERE ticket_id = ? AND author = ? \
-           AND position > (SELECT position FROM messages WHERE id = ?) ORDER BY position DESC LIMIT 1",
+        "SELECT agent FROM messages WHERE ticket_id = $1 AND author = $2 \
+           AND position > (SELECT position FROM messages WHERE id = $3) ORDER BY position DESC LIMIT 1",
     )
     .bind(ticket.to_string())
     .bind(name_of(&Author::Agent)?)
@@ -332,10 +329,10 @@ async fn check_nobody_answered(
     Err(StoreError::Conflict(format!("{name} has answered meanwhile")))
 }
 
-async fn load_handling(conn: &mut SqliteConnection, ticket: Uuid) -> Result<Handling, StoreError> {
+async fn load_handling(conn: &mut AnyConnection, ticket: Uuid) -> Result<Handling, StoreError> {
     let row = sqlx::query(
         "SELECT t.assignee, t.taken_over, t.snoozed_until, t.skill, t.merged_into, a.name AS assignee_name \
-         FROM tickets t LEFT JOIN agents a ON a.id = t.assignee WHERE t.id = ?",
+         FROM tickets t LEFT JOIN agents a ON a.id = t.assignee WHERE t.id = $1",
     )
     .bind(ticket.to_string())
     .fetch_optional(conn)
@@ -344,11 +341,7 @@ async fn load_handling(conn: &mut SqliteConnection, ticket: Uuid) -> Result<Hand
 }
 
 /// Refuses where another person has taken the conversation over.
-async fn check_nobody_else_has(
-    conn: &mut SqliteConnection,
-    ticket: Uuid,
-    person: Person<'_>,
-) -> Result<(), StoreError> {
+async fn check_nobody_else_has(conn: &mut AnyConnection, ticket: Uuid, person: Person<'_>) -> Result<(), StoreError> {
     let has = load_handling(conn, ticket).await?;
     if has.taken_over && has.assignee != Some(person.id) {
         let name = has.assignee_name.unwrap_or_default();
@@ -357,7 +350,7 @@ async fn check_nobody_else_has(
     Ok(())
 }
 
-pub(super) fn handling(row: &SqliteRow) -> Result<Handling, StoreError> {
+pub(super) fn handling(row: &AnyRow) -> Result<Handling, StoreError> {
     Ok(Handling {
         assignee: rows::optional_id(row, "assignee")?,
         assignee_name: rows::optional_text(row, "assignee_name")?,
@@ -369,9 +362,9 @@ pub(super) fn handling(row: &SqliteRow) -> Result<Handling, StoreError> {
 }
 
 /// Who wrote last; notes do not count.
-pub(super) async fn last_author(conn: &mut SqliteConnection, ticket: Uuid) -> Result<Option<Author>, StoreError> {
+pub(super) async fn last_author(conn: &mut AnyConnection, ticket: Uuid) -> Result<Option<Author>, StoreError> {
     let last =
-        sqlx::query("SELECT author FROM messages WHERE ticket_id = ? AND author <> ? ORDER BY position DESC LIMIT 1")
+        sqlx::query("SELECT author FROM messages WHERE ticket_id = $1 AND author <> $2 ORDER BY position DESC LIMIT 1")
             .bind(ticket.to_string())
             .bind(name_of(&Author::Note)?)
             .fetch_optional(conn)
@@ -381,7 +374,7 @@ pub(super) async fn last_author(conn: &mut SqliteConnection, ticket: Uuid) -> Re
 
 /// Writes the audit line about what was done with a ticket.
 pub(super) async fn audit(
-    conn: &mut SqliteConnection,
+    conn: &mut AnyConnection,
     actor: &str,
     action: &str,
     ticket: Uuid,

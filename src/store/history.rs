@@ -1,7 +1,7 @@
 //! What became of drafts and tickets, page by page: for measurements over everything that the desk has done.
 
 use jiff::Timestamp;
-use sqlx::sqlite::SqliteRow;
+use sqlx::any::AnyRow;
 use uuid::Uuid;
 
 use super::drafts::state_after;
@@ -61,21 +61,21 @@ impl Store {
     /// A page of the drafts that people have resolved, by id (drafts are numbered as they are made): up to `limit` after
     /// the draft `after` (None at first).
     pub async fn resolved_drafts(&self, after: Option<Uuid>, limit: u32) -> Result<Vec<ResolvedDraft>, StoreError> {
-        let query = format!("{RESOLVED} WHERE o.draft_id > ? ORDER BY o.draft_id LIMIT ?");
-        let found = sqlx::query(&query).bind(cursor(after)).bind(limit).fetch_all(&self.reader).await?;
+        let query = format!("{RESOLVED} WHERE o.draft_id > $1 ORDER BY o.draft_id LIMIT $2");
+        let found = sqlx::query(&query).bind(cursor(after)).bind(i64::from(limit)).fetch_all(&self.reader).await?;
         found.iter().map(resolved_draft).collect()
     }
 
     /// One draft that a person has resolved, or [`StoreError::NotFound`].
     pub async fn resolved_draft(&self, draft_id: Uuid) -> Result<ResolvedDraft, StoreError> {
-        let query = format!("{RESOLVED} WHERE o.draft_id = ?");
+        let query = format!("{RESOLVED} WHERE o.draft_id = $1");
         let row = sqlx::query(&query).bind(draft_id.to_string()).fetch_optional(&self.reader).await?;
         resolved_draft(&row.ok_or_else(|| StoreError::NotFound(format!("outcome of draft {draft_id}")))?)
     }
 
     /// Name of the agent who decided about a draft, if one has.
     pub async fn resolved_by(&self, draft_id: Uuid) -> Result<Option<String>, StoreError> {
-        let row = sqlx::query("SELECT agent FROM outcomes WHERE draft_id = ?")
+        let row = sqlx::query("SELECT agent FROM outcomes WHERE draft_id = $1")
             .bind(draft_id.to_string())
             .fetch_optional(&self.reader)
             .await?;
@@ -85,15 +85,15 @@ impl Store {
     /// A page of all tickets, by id (tickets are numbered as they come in): up to `limit` after the ticket `after` (None
     /// at first).
     pub async fn ticket_courses(&self, after: Option<Uuid>, limit: u32) -> Result<Vec<TicketCourse>, StoreError> {
-        let query = courses_of("SELECT * FROM tickets WHERE id > ? ORDER BY id LIMIT ?");
-        let found = sqlx::query(&query).bind(cursor(after)).bind(limit).fetch_all(&self.reader).await?;
+        let query = courses_of("SELECT * FROM tickets WHERE id > $1 ORDER BY id LIMIT $2");
+        let found = sqlx::query(&query).bind(cursor(after)).bind(i64::from(limit)).fetch_all(&self.reader).await?;
         courses(&found)
     }
 
     /// The latest tickets, oldest of them first.
     pub async fn latest_courses(&self, limit: u32) -> Result<Vec<TicketCourse>, StoreError> {
-        let query = courses_of("SELECT * FROM tickets ORDER BY id DESC LIMIT ?");
-        let found = sqlx::query(&query).bind(limit).fetch_all(&self.reader).await?;
+        let query = courses_of("SELECT * FROM tickets ORDER BY id DESC LIMIT $1");
+        let found = sqlx::query(&query).bind(i64::from(limit)).fetch_all(&self.reader).await?;
         courses(&found)
     }
 }
@@ -111,7 +111,7 @@ fn courses_of(tickets: &str) -> String {
     )
 }
 
-fn courses(found: &[SqliteRow]) -> Result<Vec<TicketCourse>, StoreError> {
+fn courses(found: &[AnyRow]) -> Result<Vec<TicketCourse>, StoreError> {
     let mut courses: Vec<TicketCourse> = Vec::new();
     for row in found {
         let (id, step) = (rows::id(row, "id")?, step(row)?);
@@ -149,7 +149,7 @@ fn cursor(after: Option<Uuid>) -> String {
     after.map(|id| id.to_string()).unwrap_or_default()
 }
 
-fn started(row: &SqliteRow, id: Uuid, first: Step) -> Result<TicketCourse, StoreError> {
+fn started(row: &AnyRow, id: Uuid, first: Step) -> Result<TicketCourse, StoreError> {
     let mut course = TicketCourse {
         id,
         subject: rows::text(row, "subject")?,
@@ -164,14 +164,14 @@ fn started(row: &SqliteRow, id: Uuid, first: Step) -> Result<TicketCourse, Store
     Ok(course)
 }
 
-fn step(row: &SqliteRow) -> Result<Step, StoreError> {
+fn step(row: &AnyRow) -> Result<Step, StoreError> {
     let kind = rows::optional_text(row, "kind")?.map(rows::from_name).transpose()?;
     let outcome = rows::optional_text(row, "outcome")?.map(rows::from_name).transpose()?;
     let draft = kind.map(|kind| (kind, outcome));
     Ok(Step { author: rows::named(row, "author")?, at: rows::time(row, "created_at")?, draft })
 }
 
-fn resolved_draft(row: &SqliteRow) -> Result<ResolvedDraft, StoreError> {
+fn resolved_draft(row: &AnyRow) -> Result<ResolvedDraft, StoreError> {
     Ok(ResolvedDraft {
         draft_id: rows::id(row, "draft_id")?,
         ticket_id: rows::id(row, "ticket_id")?,

@@ -4,12 +4,13 @@ use std::collections::HashMap;
 
 use serde::Serialize;
 use serde_json::json;
-use sqlx::sqlite::{SqliteConnection, SqliteRow};
-use sqlx::{QueryBuilder, Row, Sqlite};
+use sqlx::AnyConnection;
+use sqlx::any::AnyRow;
 use utoipa::ToSchema;
 
 use super::rows::{self, name_of, now_ms};
-use super::{Audit, Store, StoreError, sha256_hex, write_audit};
+use super::statement::Statement;
+use super::{Audit, Dialect, Store, StoreError, sha256_hex, write_audit};
 use crate::ticket::{ExpectedTime, Language, MemoryItem};
 
 /// Below SQLite's limit of 32,766 bound values.
@@ -84,8 +85,8 @@ impl Store {
     pub async fn items(&self, ids: &[String]) -> Result<Vec<MemoryItem>, StoreError> {
         let mut found: HashMap<String, MemoryItem> = HashMap::with_capacity(ids.len());
         for chunk in ids.chunks(IDS_PER_QUERY) {
-            let mut query = QueryBuilder::<Sqlite>::new("SELECT * FROM memory_items WHERE id IN (");
-            push_list(&mut query, chunk.iter().map(String::as_str));
+            let mut query = Statement::new("SELECT * FROM memory_items WHERE id IN (");
+            query.push_list(chunk).push(")");
             for row in query.build().fetch_all(&self.reader).await? {
                 let item = memory_item(&row)?;
                 found.insert(item.id.clone(), item);
@@ -96,8 +97,8 @@ impl Store {
 
     /// Up to `limit` items that wait to be indexed, in the order in which they were first stored.
     pub async fn unindexed(&self, limit: u32) -> Result<Vec<PendingItem>, StoreError> {
-        let found = sqlx::query("SELECT * FROM memory_items WHERE indexed = 0 ORDER BY seq LIMIT ?")
-            .bind(limit)
+        let found = sqlx::query("SELECT * FROM memory_items WHERE indexed = 0 ORDER BY seq LIMIT $1")
+            .bind(i64::from(limit))
             .fetch_all(&self.reader)
             .await?;
         let pending = |row| Ok(PendingItem { item: memory_item(row)?, content_hash: rows::text(row, "content_hash")? });
@@ -111,7 +112,7 @@ impl Store {
         let mut marked = 0;
         for (id, hash) in items {
             let changed = sqlx::query(
-                "UPDATE memory_items SET indexed = 1, index_generation = ? WHERE id = ? AND content_hash = ?",
+                "UPDATE memory_items SET indexed = 1, index_generation = $1 WHERE id = $2 AND content_hash = $3",
             )
             .bind(generation)
             .bind(id)
@@ -137,8 +138,8 @@ impl Store {
     /// The vector index has to be told as well. The audit trail keeps the id, not the text.
     pub async fn forget(&self, id: &str) -> Result<bool, StoreError> {
         let mut tx = self.write().await?;
-        let deleted = sqlx::query("DELETE FROM memory_items WHERE id = ?").bind(id).execute(&mut *tx).await?;
-        let vectors = sqlx::query("DELETE FROM embeddings WHERE memory_id = ?").bind(id).execute(&mut *tx).await?;
+        let deleted = sqlx::query("DELETE FROM memory_items WHERE id = $1").bind(id).execute(&mut *tx).await?;
+        let vectors = sqlx::query("DELETE FROM embeddings WHERE memory_id = $1").bind(id).execute(&mut *tx).await?;
         if deleted.rows_affected() == 0 && vectors.rows_affected() == 0 {
             return Ok(false);
         }
@@ -149,7 +150,9 @@ impl Store {
         tx.commit().await?;
         // The log still holds the text until it is folded into the database file. A reader in the middle of something
         // may prevent that for now; the next checkpoint will do it.
-        if let Err(error) = sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").execute(&self.writer).await {
+        if self.dialect == Dialect::Sqlite
+            && let Err(error) = sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").execute(&self.writer).await
+        {
             tracing::warn!(%error, "the forgotten text stays in the write-ahead log until the next checkpoint");
         }
         Ok(deleted.rows_affected() > 0)
@@ -157,9 +160,9 @@ impl Store {
 
     /// A page of the whole memory: up to `limit` items after position `after` (0 at first), each with its position.
     pub async fn items_after(&self, after: i64, limit: u32) -> Result<Vec<(i64, MemoryItem)>, StoreError> {
-        let found = sqlx::query("SELECT * FROM memory_items WHERE seq > ? ORDER BY seq LIMIT ?")
+        let found = sqlx::query("SELECT * FROM memory_items WHERE seq > $1 ORDER BY seq LIMIT $2")
             .bind(after)
-            .bind(limit)
+            .bind(i64::from(limit))
             .fetch_all(&self.reader)
             .await?;
         found.iter().map(|row| Ok((rows::integer(row, "seq")?, memory_item(row)?))).collect()
@@ -167,7 +170,7 @@ impl Store {
 
     pub async fn memory_stats(&self) -> Result<MemoryStats, StoreError> {
         let row = sqlx::query(
-            "SELECT COUNT(*) AS items, COALESCE(SUM(indexed = 0), 0) AS unindexed, COUNT(resolved_hours) AS timed \
+            "SELECT COUNT(*) AS items, COUNT(*) FILTER (WHERE indexed = 0) AS unindexed, COUNT(resolved_hours) AS timed \
              FROM memory_items",
         )
         .fetch_one(&self.reader)
@@ -207,32 +210,20 @@ impl Store {
     async fn hours_at(&self, rank: i64) -> Result<Option<f32>, StoreError> {
         let row = sqlx::query(
             "SELECT resolved_hours FROM memory_items WHERE resolved_hours IS NOT NULL ORDER BY resolved_hours \
-             LIMIT 1 OFFSET ?",
+             LIMIT 1 OFFSET $1",
         )
         .bind(rank.max(0))
         .fetch_optional(&self.reader)
         .await?;
-        Ok(row.map(|row| row.try_get("resolved_hours")).transpose()?)
+        Ok(row.map(|row| rows::optional_number(&row, "resolved_hours")).transpose()?.flatten())
     }
 }
 
-/// Pushes the bound values and the closing bracket of `IN (`.
-fn push_list<'a>(query: &mut QueryBuilder<'a, Sqlite>, values: impl Iterator<Item = &'a str>) {
-    let mut list = query.separated(", ");
-    for value in values {
-        list.push_bind(value);
-    }
-    query.push(")");
-}
-
-async fn known_hashes(
-    conn: &mut SqliteConnection,
-    items: &[MemoryItem],
-) -> Result<HashMap<String, String>, StoreError> {
+async fn known_hashes(conn: &mut AnyConnection, items: &[MemoryItem]) -> Result<HashMap<String, String>, StoreError> {
     let mut known = HashMap::with_capacity(items.len());
     for chunk in items.chunks(IDS_PER_QUERY) {
-        let mut query = QueryBuilder::<Sqlite>::new("SELECT id, content_hash FROM memory_items WHERE id IN (");
-        push_list(&mut query, chunk.iter().map(|item| item.id.as_str()));
+        let mut query = Statement::new("SELECT id, content_hash FROM memory_items WHERE id IN (");
+        query.push_list(chunk.iter().map(|item| item.id.as_str())).push(")");
         for row in query.build().fetch_all(&mut *conn).await? {
             known.insert(rows::text(&row, "id")?, rows::text(&row, "content_hash")?);
         }
@@ -241,7 +232,7 @@ async fn known_hashes(
 }
 
 pub(super) async fn upsert(
-    conn: &mut SqliteConnection,
+    conn: &mut AnyConnection,
     item: &MemoryItem,
     hash: &str,
     now: i64,
@@ -249,7 +240,7 @@ pub(super) async fn upsert(
     sqlx::query(
         "INSERT INTO memory_items (id, kind, language, product, queue, title, problem, solution, answer_kind, url, \
                                    resolved_hours, created_at, content_hash, stored_at) \
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14) \
          ON CONFLICT (id) DO UPDATE SET kind = excluded.kind, language = excluded.language, \
              product = excluded.product, queue = excluded.queue, title = excluded.title, problem = excluded.problem, \
              solution = excluded.solution, answer_kind = excluded.answer_kind, url = excluded.url, \
@@ -266,7 +257,7 @@ pub(super) async fn upsert(
     .bind(&item.solution)
     .bind(item.answer_kind.as_ref().map(name_of).transpose()?)
     .bind(&item.url)
-    .bind(item.resolved_hours)
+    .bind(item.resolved_hours.map(f64::from))
     .bind(item.created_at.map(|time| time.as_millisecond()))
     .bind(hash)
     .bind(now)
@@ -275,7 +266,7 @@ pub(super) async fn upsert(
     Ok(())
 }
 
-fn memory_item(row: &SqliteRow) -> Result<MemoryItem, StoreError> {
+fn memory_item(row: &AnyRow) -> Result<MemoryItem, StoreError> {
     Ok(MemoryItem {
         id: rows::text(row, "id")?,
         kind: rows::named(row, "kind")?,
@@ -287,7 +278,7 @@ fn memory_item(row: &SqliteRow) -> Result<MemoryItem, StoreError> {
         solution: rows::text(row, "solution")?,
         answer_kind: rows::optional_text(row, "answer_kind")?.map(rows::from_name).transpose()?,
         url: rows::optional_text(row, "url")?,
-        resolved_hours: row.try_get("resolved_hours")?,
+        resolved_hours: rows::optional_number(row, "resolved_hours")?,
         created_at: rows::optional_time(row, "created_at")?,
     })
 }

@@ -1,8 +1,8 @@
 //! Merging a duplicate: two tickets of one customer become one conversation.
 
 use serde_json::json;
+use sqlx::AnyConnection;
 use sqlx::Row;
-use sqlx::sqlite::SqliteConnection;
 use uuid::Uuid;
 
 use super::handling::{audit, last_author};
@@ -41,14 +41,14 @@ impl Store {
         move_conversation(&mut tx, duplicate, into).await?;
         supersede_drafts(&mut tx, duplicate).await?;
         sqlx::query(
-            "UPDATE tickets SET merged_into = ?, assignee = NULL, taken_over = 0, snoozed_until = NULL WHERE id = ?",
+            "UPDATE tickets SET merged_into = $1, assignee = NULL, taken_over = 0, snoozed_until = NULL WHERE id = $2",
         )
         .bind(into.to_string())
         .bind(duplicate.to_string())
         .execute(&mut *tx)
         .await?;
         set_state(&mut tx, duplicate, TicketState::Discarded, now).await?;
-        sqlx::query("DELETE FROM ticket_vectors WHERE ticket_id = ?")
+        sqlx::query("DELETE FROM ticket_vectors WHERE ticket_id = $1")
             .bind(duplicate.to_string())
             .execute(&mut *tx)
             .await?;
@@ -76,10 +76,10 @@ impl Store {
 }
 
 /// See [`Store::survivor`]. Only survivors are merged into, so a chain ends.
-pub(super) async fn survivor(conn: &mut SqliteConnection, ticket: Uuid) -> Result<Uuid, StoreError> {
+pub(super) async fn survivor(conn: &mut AnyConnection, ticket: Uuid) -> Result<Uuid, StoreError> {
     let mut survivor = ticket;
     loop {
-        let row = sqlx::query("SELECT merged_into FROM tickets WHERE id = ?")
+        let row = sqlx::query("SELECT merged_into FROM tickets WHERE id = $1")
             .bind(survivor.to_string())
             .fetch_optional(&mut *conn)
             .await?;
@@ -91,28 +91,28 @@ pub(super) async fn survivor(conn: &mut SqliteConnection, ticket: Uuid) -> Resul
     }
 }
 
-async fn move_conversation(conn: &mut SqliteConnection, from: Uuid, to: Uuid) -> Result<(), StoreError> {
-    let messages = sqlx::query("SELECT id FROM messages WHERE ticket_id IN (?, ?) ORDER BY created_at, id")
+async fn move_conversation(conn: &mut AnyConnection, from: Uuid, to: Uuid) -> Result<(), StoreError> {
+    let messages = sqlx::query("SELECT id FROM messages WHERE ticket_id IN ($1, $2) ORDER BY created_at, id")
         .bind(from.to_string())
         .bind(to.to_string())
         .fetch_all(&mut *conn)
         .await?;
     // Places are unique: first the new ones as negative numbers, then all turned round at once.
     for (index, row) in messages.iter().enumerate() {
-        sqlx::query("UPDATE messages SET ticket_id = ?, position = ? WHERE id = ?")
+        sqlx::query("UPDATE messages SET ticket_id = $1, position = $2 WHERE id = $3")
             .bind(to.to_string())
             .bind(-1 - i64::try_from(index).unwrap_or(i64::MAX - 1))
             .bind(row.try_get::<String, _>("id")?)
             .execute(&mut *conn)
             .await?;
     }
-    sqlx::query("UPDATE messages SET position = -position WHERE ticket_id = ?")
+    sqlx::query("UPDATE messages SET position = -position WHERE ticket_id = $1")
         .bind(to.to_string())
         .execute(&mut *conn)
         .await?;
     for moves in [
-        "UPDATE outbox SET ticket_id = ? WHERE ticket_id = ? AND status = 'pending'",
-        "UPDATE ticket_words SET ticket_id = ? WHERE ticket_id = ?",
+        "UPDATE outbox SET ticket_id = $1 WHERE ticket_id = $2 AND status = 'pending'",
+        "UPDATE ticket_words SET ticket_id = $1 WHERE ticket_id = $2",
     ] {
         sqlx::query(moves).bind(to.to_string()).bind(from.to_string()).execute(&mut *conn).await?;
     }

@@ -1,4 +1,5 @@
-//! The source of truth: tickets, messages, drafts, outcomes, memory and the audit trail, in one SQLite file.
+//! The source of truth: tickets, messages, drafts, outcomes, memory and the audit trail, in one SQLite file, or in a schema
+//! of a PostgreSQL database that several processes share.
 //!
 //! What a call has returned is on disk; what a call has failed at left nothing behind, since every call that writes is
 //! one transaction. The vector index is a projection of this store and can be rebuilt from it.
@@ -8,12 +9,14 @@
 //! shown), [`queue`] (what waits for the team, figures), [`desk`], [`handling`] and [`merging`] (the same for the desk's
 //! page, and what agents do there), [`agents`] (who they are), [`history`] (what became of it all), [`audit`] (who did
 //! what, as a chain of hashes), [`memory`] (what the desk knows), [`embeddings`] (a cache) and [`backup`] (all of it in one
-//! file).
+//! file). `database` is what the two databases do differently; [`work`] and [`notices`] are for
+//! processes that share one.
 
 pub mod agents;
 pub mod attachments;
 pub mod audit;
 pub mod backup;
+mod database;
 pub mod desk;
 pub mod drafts;
 pub mod embeddings;
@@ -23,28 +26,31 @@ pub mod handling;
 pub mod history;
 pub mod memory;
 pub mod merging;
+mod moving;
+pub mod notices;
 pub mod numbers;
 pub mod outbox;
 pub mod queue;
 mod rows;
+mod statement;
 #[cfg(test)]
 mod tests;
 pub mod tickets;
+pub mod work;
 
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use sha2::{Digest, Sha256};
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{Connection, Sqlite, Transaction};
+use sqlx::{Any, AnyPool, Transaction};
 
 pub use agents::{AgentRecord, NewAgent, Role, SessionRecord};
 pub use attachments::{AttachmentRow, NewAttachment};
 use audit::{Audit, write_audit};
 pub use audit::{AuditCheck, AuditHead, BrokenLine};
 pub use backup::{BackupContent, BackupReport, RestoreReport, restore};
+use database::{Access, Dialect, Server};
 pub use desk::{DeskCounts, DeskFilter, DeskRow, Scope};
 pub use drafts::{
     DecisionRecord, DraftRecord, DraftStatus, Finished, FinishedWork, OutcomeRecord, ReviewAction, ReviewResult,
@@ -55,6 +61,7 @@ pub use events::EventRow;
 pub use handling::{Correction, Feedback, Handling, Person, Written, more_urgent};
 pub use history::{ResolvedDraft, TicketCourse};
 pub use memory::{MemoryStats, PendingItem, PutResult, content_hash};
+pub use notices::{LONGEST_NOTICE, Notices};
 pub use numbers::{DayFigures, QueueFigures, Unanswered};
 pub use outbox::OutboxRow;
 pub use queue::{QueueFilter, QueueRow, StoreStats};
@@ -70,28 +77,30 @@ pub const DATABASE_FILE: &str = "respondo.db";
 /// Held locked for as long as a process writes to the data folder.
 pub const LOCK_FILE: &str = "respondo.lock";
 
-/// How long a statement waits for another process (`respondo stats` beside the service) before it fails.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
-/// Reading connections. Reads take well under a millisecond, and the machine has few cores.
-const READERS: u32 = 4;
-
-static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("src/store/migrations");
+static SQLITE_MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("src/store/migrations/sqlite");
+static POSTGRES_MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("src/store/migrations/postgres");
 
 /// A write transaction. Dropped without a commit it leaves nothing.
-type Write = Transaction<'static, Sqlite>;
+type Write = Transaction<'static, Any>;
 
 /// The ticket store. Cheap to clone; all clones share the connections and the lock.
 #[derive(Clone)]
 pub struct Store {
-    /// One connection only: SQLite has one writer at a time, and waiting in the pool's fair queue is better than
-    /// colliding and sleeping in SQLite's busy handler.
-    writer: SqlitePool,
-    /// Readers never wait for the writer (write-ahead log) and cannot write.
-    reader: SqlitePool,
-    /// Keeps every other writing process out; let go by the operating system even when this one is killed. None when the
-    /// store was opened for reading.
-    lock: Option<Arc<File>>,
+    writer: AnyPool,
+    /// Readers never wait for the writer and cannot write.
+    reader: AnyPool,
+    dialect: Dialect,
+    writable: bool,
+    place: Arc<Place>,
+}
+
+/// Where a store is.
+struct Place {
+    /// The database file; for a server what people call the database, without its password.
     path: PathBuf,
+    server: Option<Server>,
+    /// Keeps every other writing process out of the folder; let go by the operating system even when this one is killed.
+    _lock: Option<File>,
 }
 
 impl Store {
@@ -102,14 +111,11 @@ impl Store {
         create_private_dir(data_dir)?;
         let lock = lock_folder(data_dir)?;
         let path = data_dir.join(DATABASE_FILE);
-        let write_options = connect_options(&path)
-            .create_if_missing(true)
-            .journal_mode(SqliteJournalMode::Wal)
-            .pragma("secure_delete", "ON");
-        let writer = pool(1, write_options).await?;
-        MIGRATIONS.run(&writer).await.map_err(|error| StoreError::migration(&path, error))?;
-        let reader = pool(READERS, connect_options(&path).read_only(true)).await?;
-        Ok(Self { writer, reader, lock: Some(Arc::new(lock)), path })
+        let writer = database::file_pool(&path, Access::Create).await?;
+        SQLITE_MIGRATIONS.run(&writer).await.map_err(|error| StoreError::migration(&path, error))?;
+        let reader = database::file_pool(&path, Access::Read).await?;
+        let place = Arc::new(Place { path, server: None, _lock: Some(lock) });
+        Ok(Self { writer, reader, dialect: Dialect::Sqlite, writable: true, place })
     }
 
     /// Opens an existing data folder for reading, also beside a running service; writing fails with
@@ -122,20 +128,57 @@ impl Store {
                 path.display()
             )));
         }
-        let options = connect_options(&path).read_only(true);
-        let writer = pool(1, options.clone()).await?;
-        let reader = pool(READERS, options).await?;
-        Ok(Self { writer, reader, lock: None, path })
+        let reader = database::file_pool(&path, Access::Read).await?;
+        let place = Arc::new(Place { path, server: None, _lock: None });
+        Ok(Self { writer: reader.clone(), reader, dialect: Dialect::Sqlite, writable: false, place })
+    }
+
+    /// Opens a schema of a PostgreSQL database for writing, creating it and its tables where they are missing. Several
+    /// processes may have it open.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] when the database does not answer, [`StoreError::Invalid`] for a schema whose name is
+    /// not made of lower-case letters, digits and underscores.
+    pub async fn open_server(url: &str, schema: &str) -> Result<Self, StoreError> {
+        let server = server(url, schema)?;
+        database::make_schema(&server).await?;
+        let store = Self::on_server(server, false).await?;
+        let migrated = POSTGRES_MIGRATIONS.run(&store.writer).await;
+        migrated.map_err(|error| StoreError::migration(&store.place.path, error))?;
+        Ok(store)
+    }
+
+    /// Opens a schema of a PostgreSQL database for reading; writing fails with [`StoreError::ReadOnly`].
+    pub async fn open_server_shared(url: &str, schema: &str) -> Result<Self, StoreError> {
+        let store = Self::on_server(server(url, schema)?, true).await?;
+        if store.ping().await.is_err_and(|error| !matches!(error, StoreError::Unavailable(_))) {
+            return Err(StoreError::NotFound(format!(
+                "schema {schema} of Respondo in that database (run `respondo serve` or `respondo migrate store` first)"
+            )));
+        }
+        Ok(store)
+    }
+
+    async fn on_server(server: Server, read_only: bool) -> Result<Self, StoreError> {
+        let (writer, reader) = database::server_pools(&server, read_only).await?;
+        let path = PathBuf::from(format!("PostgreSQL schema {}", server.schema));
+        let place = Arc::new(Place { path, server: Some(server), _lock: None });
+        Ok(Self { writer, reader, dialect: Dialect::Postgres, writable: !read_only, place })
     }
 
     /// True when this process may write.
     pub fn is_writable(&self) -> bool {
-        self.lock.is_some()
+        self.writable
     }
 
-    /// Path of the database file.
+    /// True when other processes may write too.
+    pub fn is_shared(&self) -> bool {
+        self.dialect == Dialect::Postgres
+    }
+
+    /// The database file, or in words where the database is.
     pub fn path(&self) -> &Path {
-        &self.path
+        &self.place.path
     }
 
     /// Answers when the database can be read.
@@ -144,20 +187,39 @@ impl Store {
         Ok(())
     }
 
-    /// Waits for running statements and closes the file; call it last at shutdown. The lock goes with the last clone.
+    /// Waits for running statements and closes the connections; call it last at shutdown. The lock goes with the last
+    /// clone.
     pub async fn close(&self) {
         self.reader.close().await;
         self.writer.close().await;
     }
 
-    /// Starts a write transaction that holds the write lock from its first moment: a transaction that reads first and
-    /// writes later could find that another process has written in between, and would fail.
+    /// Starts a write transaction that holds the write lock from its first moment.
     async fn write(&self) -> Result<Write, StoreError> {
-        if self.lock.is_none() {
+        if !self.writable {
             return Err(StoreError::ReadOnly);
         }
-        Ok(self.writer.begin_with("BEGIN IMMEDIATE").await?)
+        let mut tx = self.writer.begin_with(self.dialect.begin_write()).await?;
+        if self.dialect == Dialect::Postgres {
+            sqlx::query("LOCK TABLE write_lock IN EXCLUSIVE MODE").execute(&mut *tx).await?;
+        }
+        Ok(tx)
     }
+
+    /// Starts a transaction that reads everything as it is at one moment.
+    async fn read(&self) -> Result<Transaction<'static, Any>, StoreError> {
+        Ok(self.reader.begin_with(self.dialect.begin_read()).await?)
+    }
+}
+
+fn server(url: &str, schema: &str) -> Result<Server, StoreError> {
+    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+    if !schema.starts_with(|c: char| c.is_ascii_lowercase()) || !schema.chars().all(plain) || schema.len() > 60 {
+        return Err(StoreError::Invalid(format!(
+            "{schema:?} cannot name a schema; take lower-case letters, digits and underscores, a letter first"
+        )));
+    }
+    Ok(Server { url: url.to_owned(), schema: schema.to_owned() })
 }
 
 /// The folder holds what customers wrote: others on the machine have no business in it.
@@ -182,29 +244,4 @@ fn lock_folder(data_dir: &Path) -> Result<File, StoreError> {
         Err(TryLockError::WouldBlock) => Err(StoreError::Locked(data_dir.to_owned())),
         Err(TryLockError::Error(error)) => Err(StoreError::io("lock", &path, &error)),
     }
-}
-
-fn connect_options(path: &Path) -> SqliteConnectOptions {
-    SqliteConnectOptions::new()
-        .filename(path)
-        .create_if_missing(false)
-        // FULL: in write-ahead mode the log is synced at every commit, so that what was acknowledged survives a power cut.
-        .synchronous(SqliteSynchronous::Full)
-        .foreign_keys(true)
-        .busy_timeout(BUSY_TIMEOUT)
-}
-
-async fn pool(size: u32, options: SqliteConnectOptions) -> Result<SqlitePool, StoreError> {
-    let pool = SqlitePoolOptions::new()
-        .max_connections(size)
-        .idle_timeout(None)
-        .max_lifetime(None)
-        .test_before_acquire(false)
-        // On a full disk SQLite rolls the transaction back by itself; sqlx then fails to roll it back a second time and
-        // believes for ever that one is open. And a caller that goes away while a transaction begins leaves it open.
-        // Such a connection is thrown away, which rolls back what is open, and replaced.
-        .before_acquire(|conn, _| Box::pin(async move { Ok(!conn.is_in_transaction()) }))
-        .connect_with(options)
-        .await?;
-    Ok(pool)
 }

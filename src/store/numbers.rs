@@ -51,18 +51,20 @@ impl Store {
         let first = today - i64::from(days.max(1)) + 1;
         let mut figures: Vec<DayFigures> =
             (first..=today).map(|day| DayFigures { day, ..DayFigures::default() }).collect();
-        let found = sqlx::query(
-            "SELECT created_at / 86400000 AS day, 'asked' AS what, COUNT(*) AS n FROM tickets WHERE created_at >= ? \
+        let automatic = self.dialect.json_is_true("decision", &["automatic"]);
+        let query = format!(
+            "SELECT created_at / 86400000 AS day, 'asked' AS what, COUNT(*) AS n FROM tickets WHERE created_at >= $1 \
              GROUP BY 1 UNION ALL \
-             SELECT created_at / 86400000, outcome, COUNT(*) FROM outcomes WHERE created_at >= ? GROUP BY 1, 2 UNION ALL \
+             SELECT created_at / 86400000, outcome, COUNT(*) FROM outcomes WHERE created_at >= $2 GROUP BY 1, 2 UNION ALL \
              SELECT created_at / 86400000, 'automatic', COUNT(*) FROM decisions \
-             WHERE created_at >= ? AND json_extract(decision, '$.automatic') GROUP BY 1",
-        )
-        .bind(first * DAY_MS)
-        .bind(first * DAY_MS)
-        .bind(first * DAY_MS)
-        .fetch_all(&self.reader)
-        .await?;
+             WHERE created_at >= $3 AND {automatic} GROUP BY 1"
+        );
+        let found = sqlx::query(&query)
+            .bind(first * DAY_MS)
+            .bind(first * DAY_MS)
+            .bind(first * DAY_MS)
+            .fetch_all(&self.reader)
+            .await?;
         for row in &found {
             let day = rows::integer(row, "day")?;
             let count = rows::count(row, "n")?;
@@ -83,9 +85,9 @@ impl Store {
     /// Every queue, by name.
     pub async fn figures_by_queue(&self) -> Result<Vec<QueueFigures>, StoreError> {
         let found = sqlx::query(
-            "SELECT queue, COUNT(*) AS asked, SUM(state IN ('received', 'review', 'escalated')) AS waiting, \
-                    SUM(state IN ('received', 'review', 'escalated') AND COALESCE(due_at < ?, 0)) AS late \
-             FROM tickets GROUP BY queue ORDER BY queue",
+            "SELECT queue, COUNT(*) AS asked, COUNT(*) FILTER (WHERE state IN ('received', 'review', 'escalated')) AS waiting, \
+                    COUNT(*) FILTER (WHERE state IN ('received', 'review', 'escalated') AND due_at < $1) AS late \
+             FROM tickets GROUP BY queue ORDER BY queue NULLS FIRST",
         )
         .bind(now_ms())
         .fetch_all(&self.reader)
@@ -109,9 +111,9 @@ impl Store {
              FROM tickets t WHERE t.id IN ( \
                  SELECT d.ticket_id FROM decisions d WHERE d.action IN ('acknowledge', 'escalate') UNION \
                  SELECT o.ticket_id FROM outcomes o WHERE o.outcome IN ('rejected', 'escalated')) \
-             ORDER BY t.created_at DESC, t.id DESC LIMIT ?",
+             ORDER BY t.created_at DESC, t.id DESC LIMIT $1",
         )
-        .bind(limit)
+        .bind(i64::from(limit))
         .fetch_all(&self.reader)
         .await?;
         let unanswered = |row| {

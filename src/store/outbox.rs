@@ -8,7 +8,7 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use sqlx::sqlite::SqliteConnection;
+use sqlx::AnyConnection;
 use uuid::Uuid;
 
 use super::rows::{self, now_ms};
@@ -44,7 +44,7 @@ impl Store {
     pub async fn claim_outbox(&self, limit: u32, lease_s: u32) -> Result<Vec<OutboxRow>, StoreError> {
         let now = now_ms();
         // Asked at every tick of the sender: a read is free, an empty write transaction keeps others waiting.
-        let waiting = sqlx::query("SELECT id FROM outbox WHERE status = 'pending' AND not_before <= ? LIMIT 1")
+        let waiting = sqlx::query("SELECT id FROM outbox WHERE status = 'pending' AND not_before <= $1 LIMIT 1")
             .bind(now)
             .fetch_optional(&self.reader)
             .await?;
@@ -56,15 +56,15 @@ impl Store {
             "SELECT o.id, o.ticket_id, o.message_id, o.idempotency_key, o.attempts + 1 AS attempts, o.last_error, \
                     o.created_at, m.author, m.agent, m.body, t.channel, t.customer, t.subject \
              FROM outbox o JOIN messages m ON m.id = o.message_id JOIN tickets t ON t.id = o.ticket_id \
-             WHERE o.status = 'pending' AND o.not_before <= ? ORDER BY o.created_at, o.id LIMIT ?",
+             WHERE o.status = 'pending' AND o.not_before <= $1 ORDER BY o.created_at, o.id LIMIT $2",
         )
         .bind(now)
-        .bind(limit)
+        .bind(i64::from(limit))
         .fetch_all(&mut *tx)
         .await?;
         let claimed: Vec<OutboxRow> = found.iter().map(outbox_row).collect::<Result<_, StoreError>>()?;
         for row in &claimed {
-            sqlx::query("UPDATE outbox SET attempts = attempts + 1, not_before = ? WHERE id = ?")
+            sqlx::query("UPDATE outbox SET attempts = attempts + 1, not_before = $1 WHERE id = $2")
                 .bind(now + i64::from(lease_s) * 1000)
                 .bind(row.id.to_string())
                 .execute(&mut *tx)
@@ -78,7 +78,7 @@ impl Store {
     pub async fn mark_sent(&self, id: Uuid) -> Result<(), StoreError> {
         let mut tx = self.write().await?;
         let changed = sqlx::query(
-            "UPDATE outbox SET status = 'sent', last_error = NULL, sent_at = COALESCE(sent_at, ?) WHERE id = ?",
+            "UPDATE outbox SET status = 'sent', last_error = NULL, sent_at = COALESCE(sent_at, $1) WHERE id = $2",
         )
         .bind(now_ms())
         .bind(id.to_string())
@@ -95,13 +95,13 @@ impl Store {
     /// sent in the meantime stays sent.
     pub async fn release(&self, id: Uuid, error: &str) -> Result<(), StoreError> {
         let mut tx = self.write().await?;
-        let row = sqlx::query("SELECT attempts FROM outbox WHERE id = ?")
+        let row = sqlx::query("SELECT attempts FROM outbox WHERE id = $1")
             .bind(id.to_string())
             .fetch_optional(&mut *tx)
             .await?
             .ok_or_else(|| StoreError::NotFound(format!("message {id} in the outbox")))?;
         let pause_s = pause_seconds(rows::integer(&row, "attempts")?);
-        sqlx::query("UPDATE outbox SET not_before = ?, last_error = ? WHERE id = ? AND status = 'pending'")
+        sqlx::query("UPDATE outbox SET not_before = $1, last_error = $2 WHERE id = $3 AND status = 'pending'")
             .bind(now_ms() + pause_s * 1000)
             .bind(error)
             .bind(id.to_string())
@@ -121,7 +121,7 @@ fn pause_seconds(attempts: i64) -> i64 {
 /// message acknowledged), so that a second reply on the same occasion fails with [`StoreError::Conflict`]. It is not sent
 /// before `hold` is over.
 pub(super) async fn insert(
-    conn: &mut SqliteConnection,
+    conn: &mut AnyConnection,
     message: &Message,
     idempotency_key: &str,
     now: i64,
@@ -129,7 +129,7 @@ pub(super) async fn insert(
 ) -> Result<(), StoreError> {
     let inserted = sqlx::query(
         "INSERT INTO outbox (id, ticket_id, message_id, idempotency_key, status, not_before, created_at) \
-         VALUES (?, ?, ?, ?, 'pending', ?, ?)",
+         VALUES ($1, $2, $3, $4, 'pending', $5, $6)",
     )
     .bind(Uuid::now_v7().to_string())
     .bind(message.ticket_id.to_string())
@@ -148,7 +148,7 @@ pub(super) async fn insert(
     }
 }
 
-fn outbox_row(row: &sqlx::sqlite::SqliteRow) -> Result<OutboxRow, StoreError> {
+fn outbox_row(row: &sqlx::any::AnyRow) -> Result<OutboxRow, StoreError> {
     Ok(OutboxRow {
         id: rows::id(row, "id")?,
         ticket_id: rows::id(row, "ticket_id")?,

@@ -1,12 +1,13 @@
 //! What waits for the team, and the desk's figures.
 
 use serde::Serialize;
-use sqlx::{QueryBuilder, Row, Sqlite};
+use sqlx::Row;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::rows::{self, name_of};
-use super::{MemoryStats, Store, StoreError};
+use super::statement::Statement;
+use super::{Dialect, MemoryStats, Store, StoreError};
 use crate::ticket::{Action, Ticket, TicketState};
 
 /// A ticket nobody has judged yet stands among the urgent ones: it may be.
@@ -67,14 +68,11 @@ pub struct StoreStats {
 impl Store {
     /// Tickets by urgency, then by the time left, then by age. Difficulty has no say in it.
     pub async fn queue(&self, filter: &QueueFilter) -> Result<Vec<QueueRow>, StoreError> {
-        let mut query = QueryBuilder::<Sqlite>::new("SELECT * FROM (SELECT t.*, COALESCE(t.urgency, ");
+        let mut query = Statement::new("SELECT * FROM (SELECT t.*, COALESCE(t.urgency, ");
         query.push_bind(UNJUDGED_URGENCY).push(") AS sort_urgency, COALESCE(t.due_at, ").push_bind(NO_DUE_TIME);
         query.push(") AS sort_due, ").push(LATEST).push(" FROM tickets t WHERE t.state IN (");
-        let mut states = query.separated(", ");
-        for state in filter.state.as_ref().map_or(&WAITING_FOR_TEAM[..], std::slice::from_ref) {
-            states.push_bind(name_of(state)?);
-        }
-        query.push(")");
+        let states = filter.state.as_ref().map_or(&WAITING_FOR_TEAM[..], std::slice::from_ref);
+        query.push_list(states.iter().map(name_of).collect::<Result<Vec<_>, _>>()?).push(")");
         if let Some(language) = &filter.language {
             query.push(" AND t.language = ").push_bind(language);
         }
@@ -85,7 +83,7 @@ impl Store {
         if let Some(cursor) = &filter.cursor {
             Cursor::parse(cursor)?.push_behind(&mut query, "sort_urgency, sort_due, created_at, id");
         }
-        query.push(" ORDER BY sort_urgency, sort_due, created_at, id LIMIT ").push_bind(filter.limit);
+        query.push(" ORDER BY sort_urgency, sort_due, created_at, id LIMIT ").push_bind(i64::from(filter.limit));
         let found = query.build().fetch_all(&self.reader).await?;
         found.iter().map(queue_row).collect()
     }
@@ -115,9 +113,18 @@ impl Store {
             outcomes: self.counts("SELECT outcome AS name, COUNT(*) AS n FROM outcomes GROUP BY 1 ORDER BY 1").await?,
             outbox_pending: rows::count(&row, "outbox_pending")?,
             cached_embeddings: rows::count(&row, "cached_embeddings")?,
-            bytes: std::fs::metadata(&self.path).map_or(0, |file| file.len()),
+            bytes: self.bytes().await?,
             memory,
         })
+    }
+
+    /// Size of the database.
+    async fn bytes(&self) -> Result<u64, StoreError> {
+        if self.dialect == Dialect::Sqlite {
+            return Ok(std::fs::metadata(self.path()).map_or(0, |file| file.len()));
+        }
+        let row = sqlx::query("SELECT pg_database_size(current_database()) AS bytes").fetch_one(&self.reader).await?;
+        rows::count(&row, "bytes")
     }
 
     /// Runs a query with the columns `name` and `n`.
@@ -127,7 +134,7 @@ impl Store {
     }
 }
 
-fn queue_row(row: &sqlx::sqlite::SqliteRow) -> Result<QueueRow, StoreError> {
+fn queue_row(row: &sqlx::any::AnyRow) -> Result<QueueRow, StoreError> {
     let ticket = rows::ticket(row)?;
     let cursor = Cursor {
         urgency: rows::integer(row, "sort_urgency")?,
@@ -158,7 +165,7 @@ impl Cursor {
     }
 
     /// The condition that a row stands behind this one by these columns: urgency, due time, creation time, id.
-    pub(super) fn push_behind(&self, query: &mut QueryBuilder<'_, Sqlite>, columns: &str) {
+    pub(super) fn push_behind(&self, query: &mut Statement<'_>, columns: &str) {
         query.push(" WHERE (").push(columns).push(") > (").push_bind(self.urgency);
         query.push(", ").push_bind(self.due).push(", ").push_bind(self.created);
         query.push(", ").push_bind(self.id.to_string()).push(")");

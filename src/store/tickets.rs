@@ -5,8 +5,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::{Value, json};
+use sqlx::AnyConnection;
 use sqlx::Row;
-use sqlx::sqlite::SqliteConnection;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
@@ -103,7 +103,7 @@ impl Store {
         let now = now_ms();
         let ticket = new_ticket(&new, now)?;
         if let Some(customer) = &new.customer {
-            sqlx::query("INSERT INTO customers (id, created_at) VALUES (?, ?) ON CONFLICT (id) DO NOTHING")
+            sqlx::query("INSERT INTO customers (id, created_at) VALUES ($1, $2) ON CONFLICT (id) DO NOTHING")
                 .bind(customer)
                 .bind(now)
                 .execute(&mut *tx)
@@ -176,7 +176,7 @@ impl Store {
             supersede_drafts(&mut tx, ticket_id).await?;
         }
         if author == Author::Customer {
-            sqlx::query("UPDATE tickets SET snoozed_until = NULL WHERE id = ?")
+            sqlx::query("UPDATE tickets SET snoozed_until = NULL WHERE id = $1")
                 .bind(ticket_id.to_string())
                 .execute(&mut *tx)
                 .await?;
@@ -203,11 +203,11 @@ impl Store {
 
     /// Everything about one ticket, read at one moment.
     pub async fn ticket_view(&self, id: Uuid) -> Result<TicketView, StoreError> {
-        let mut tx = self.reader.begin().await?;
+        let mut tx = self.read().await?;
         let ticket = load_ticket(&mut tx, id).await?;
         let messages = load_messages(&mut tx, id).await?;
         let analysis = sqlx::query(
-            "SELECT triage, evidence, timings FROM triages WHERE ticket_id = ? ORDER BY position DESC LIMIT 1",
+            "SELECT triage, evidence, timings FROM triages WHERE ticket_id = $1 ORDER BY position DESC LIMIT 1",
         )
         .bind(id.to_string())
         .fetch_optional(&mut *tx)
@@ -226,7 +226,7 @@ impl Store {
 
     /// Tickets that were accepted and not worked on to the end, oldest first; picked up at start.
     pub async fn unfinished(&self) -> Result<Vec<Uuid>, StoreError> {
-        let found = sqlx::query("SELECT id FROM tickets WHERE state = ? ORDER BY updated_at, id")
+        let found = sqlx::query("SELECT id FROM tickets WHERE state = $1 ORDER BY updated_at, id")
             .bind(name_of(&TicketState::Received)?)
             .fetch_all(&self.reader)
             .await?;
@@ -235,7 +235,7 @@ impl Store {
 
     /// The audit trail of one ticket, oldest line first.
     pub async fn audit_trail(&self, ticket_id: Uuid) -> Result<Vec<AuditRow>, StoreError> {
-        let found = sqlx::query("SELECT * FROM audit WHERE ticket_id = ? ORDER BY id")
+        let found = sqlx::query("SELECT * FROM audit WHERE ticket_id = $1 ORDER BY id")
             .bind(ticket_id.to_string())
             .fetch_all(&self.reader)
             .await?;
@@ -272,10 +272,10 @@ fn new_ticket(new: &NewTicket, now: i64) -> Result<Ticket, StoreError> {
     })
 }
 
-async fn insert_ticket(conn: &mut SqliteConnection, ticket: &Ticket, now: i64) -> Result<(), StoreError> {
+async fn insert_ticket(conn: &mut AnyConnection, ticket: &Ticket, now: i64) -> Result<(), StoreError> {
     sqlx::query(
         "INSERT INTO tickets (id, customer, channel, subject, language, product, queue, state, created_at, updated_at) \
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
     )
     .bind(ticket.id.to_string())
     .bind(&ticket.customer)
@@ -293,7 +293,7 @@ async fn insert_ticket(conn: &mut SqliteConnection, ticket: &Ticket, now: i64) -
 }
 
 pub(super) async fn insert_message(
-    conn: &mut SqliteConnection,
+    conn: &mut AnyConnection,
     ticket_id: Uuid,
     author: Author,
     body: String,
@@ -302,7 +302,7 @@ pub(super) async fn insert_message(
     let message = Message { id: Uuid::now_v7(), ticket_id, author, body, created_at: timestamp(now)? };
     sqlx::query(
         "INSERT INTO messages (id, ticket_id, position, author, body, created_at) \
-         SELECT ?, ?, COALESCE(MAX(position), 0) + 1, ?, ?, ? FROM messages WHERE ticket_id = ?",
+         SELECT $1, $2, COALESCE(MAX(position), 0) + 1, $3, $4, $5 FROM messages WHERE ticket_id = $6",
     )
     .bind(message.id.to_string())
     .bind(ticket_id.to_string())
@@ -316,19 +316,19 @@ pub(super) async fn insert_message(
 }
 
 /// True while a person has the conversation.
-pub(super) async fn taken_over(conn: &mut SqliteConnection, ticket_id: Uuid) -> Result<bool, StoreError> {
+pub(super) async fn taken_over(conn: &mut AnyConnection, ticket_id: Uuid) -> Result<bool, StoreError> {
     let row =
-        sqlx::query("SELECT taken_over FROM tickets WHERE id = ?").bind(ticket_id.to_string()).fetch_one(conn).await?;
+        sqlx::query("SELECT taken_over FROM tickets WHERE id = $1").bind(ticket_id.to_string()).fetch_one(conn).await?;
     Ok(rows::integer(&row, "taken_over")? != 0)
 }
 
 pub(super) async fn set_state(
-    conn: &mut SqliteConnection,
+    conn: &mut AnyConnection,
     ticket_id: Uuid,
     state: TicketState,
     now: i64,
 ) -> Result<(), StoreError> {
-    sqlx::query("UPDATE tickets SET state = ?, updated_at = ? WHERE id = ?")
+    sqlx::query("UPDATE tickets SET state = $1, updated_at = $2 WHERE id = $3")
         .bind(name_of(&state)?)
         .bind(now)
         .bind(ticket_id.to_string())
@@ -338,8 +338,8 @@ pub(super) async fn set_state(
 }
 
 /// Takes every open draft of the ticket off the agents' table: the conversation has moved on.
-pub(super) async fn supersede_drafts(conn: &mut SqliteConnection, ticket_id: Uuid) -> Result<(), StoreError> {
-    sqlx::query("UPDATE drafts SET status = 'superseded' WHERE ticket_id = ? AND status = 'open'")
+pub(super) async fn supersede_drafts(conn: &mut AnyConnection, ticket_id: Uuid) -> Result<(), StoreError> {
+    sqlx::query("UPDATE drafts SET status = 'superseded' WHERE ticket_id = $1 AND status = 'open'")
         .bind(ticket_id.to_string())
         .execute(conn)
         .await?;
@@ -348,7 +348,7 @@ pub(super) async fn supersede_drafts(conn: &mut SqliteConnection, ticket_id: Uui
 
 /// Writes the audit line about one message.
 pub(super) async fn audit_message(
-    conn: &mut SqliteConnection,
+    conn: &mut AnyConnection,
     actor: &str,
     action: &str,
     message: &Message,
@@ -359,8 +359,8 @@ pub(super) async fn audit_message(
     write_audit(conn, Audit { actor, action, ticket_id: Some(message.ticket_id), subject, detail }, now).await
 }
 
-async fn load_messages(conn: &mut SqliteConnection, ticket_id: Uuid) -> Result<Vec<Message>, StoreError> {
-    let found = sqlx::query("SELECT * FROM messages WHERE ticket_id = ? ORDER BY position")
+async fn load_messages(conn: &mut AnyConnection, ticket_id: Uuid) -> Result<Vec<Message>, StoreError> {
+    let found = sqlx::query("SELECT * FROM messages WHERE ticket_id = $1 ORDER BY position")
         .bind(ticket_id.to_string())
         .fetch_all(conn)
         .await?;
@@ -369,12 +369,12 @@ async fn load_messages(conn: &mut SqliteConnection, ticket_id: Uuid) -> Result<V
 
 /// What an earlier request with this key was given, if there was one.
 async fn replay(
-    conn: &mut SqliteConnection,
+    conn: &mut AnyConnection,
     scope: &str,
     idempotency: Option<&Idempotency>,
 ) -> Result<Option<Accepted>, StoreError> {
     let Some(idempotency) = idempotency else { return Ok(None) };
-    let seen = sqlx::query("SELECT body_sha256, message_id FROM idempotency_keys WHERE scope = ? AND key = ?")
+    let seen = sqlx::query("SELECT body_sha256, message_id FROM idempotency_keys WHERE scope = $1 AND key = $2")
         .bind(scope)
         .bind(&idempotency.key)
         .fetch_optional(&mut *conn)
@@ -383,7 +383,7 @@ async fn replay(
     if rows::text(&seen, "body_sha256")? != idempotency.body_sha256 {
         return Err(StoreError::IdempotencyConflict(idempotency.key.clone()));
     }
-    let row = sqlx::query("SELECT * FROM messages WHERE id = ?")
+    let row = sqlx::query("SELECT * FROM messages WHERE id = $1")
         .bind(seen.try_get::<String, _>("message_id")?)
         .fetch_one(&mut *conn)
         .await?;
@@ -393,7 +393,7 @@ async fn replay(
 }
 
 async fn keep_key(
-    conn: &mut SqliteConnection,
+    conn: &mut AnyConnection,
     scope: &str,
     idempotency: Option<&Idempotency>,
     message: &Message,
@@ -402,7 +402,7 @@ async fn keep_key(
     let Some(idempotency) = idempotency else { return Ok(()) };
     sqlx::query(
         "INSERT INTO idempotency_keys (scope, key, body_sha256, ticket_id, message_id, created_at) \
-         VALUES (?, ?, ?, ?, ?, ?)",
+         VALUES ($1, $2, $3, $4, $5, $6)",
     )
     .bind(scope)
     .bind(&idempotency.key)

@@ -52,6 +52,7 @@ impl From<StoreError> for PageError {
             StoreError::Conflict(_) | StoreError::IdempotencyConflict(_) => StatusCode::CONFLICT,
             StoreError::Invalid(_) => StatusCode::UNPROCESSABLE_ENTITY,
             StoreError::DiskFull => StatusCode::INSUFFICIENT_STORAGE,
+            StoreError::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
             StoreError::Locked(_) | StoreError::ReadOnly | StoreError::Other(_) => StatusCode::INTERNAL_SERVER_ERROR,
         };
         Self { status, detail: error.to_string() }

@@ -8,6 +8,7 @@ use std::path::Path;
 use anyhow::Context as _;
 use jiff::Timestamp;
 
+use crate::app::open_store_shared;
 use crate::eval::EvalError;
 use crate::eval::parts::Context;
 use crate::store::{DATABASE_FILE, Store, StoreError};
@@ -38,7 +39,7 @@ pub struct Split {
 /// [`EvalError::Data`] when there is none; another when it cannot be read.
 pub async fn open(context: &Context<'_>) -> Result<Store, EvalError> {
     let folder = &context.settings.data.folder;
-    match Store::open_shared(folder).await {
+    match open_store_shared(context.settings).await {
         Ok(store) => Ok(store),
         Err(StoreError::NotFound(_)) => Err(EvalError::data(
             folder.join(DATABASE_FILE),

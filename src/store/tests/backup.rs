@@ -3,11 +3,10 @@
 use std::fs;
 use std::path::PathBuf;
 
-use sqlx::sqlite::SqliteConnection;
-use sqlx::{ConnectOptions, Connection};
+use sqlx::{AnyConnection, Connection};
 
 use super::*;
-use crate::store::{BackupReport, DATABASE_FILE, connect_options, restore};
+use crate::store::{Access, BackupReport, DATABASE_FILE, database, restore};
 
 impl TestStore {
     async fn backup(&self, name: &str) -> Result<BackupReport, StoreError> {
@@ -23,8 +22,8 @@ fn files(folder: &Path) -> Vec<String> {
     names
 }
 
-async fn open_file(path: &Path) -> SqliteConnection {
-    connect_options(path).connect().await.unwrap()
+async fn open_file(path: &Path) -> AnyConnection {
+    database::open_file(path, Access::Write).await.unwrap()
 }
 
 /// Restores into `data` and gives what keeps it from that.
@@ -34,7 +33,7 @@ async fn refused(data: &Path, file: &Path) -> String {
 
 #[tokio::test]
 async fn a_backup_is_restored_with_everything_in_it() {
-    let test = TestStore::new().await;
+    let test = TestStore::in_file().await;
     test.in_review(DraftKind::Generated).await;
     let before = test.content().await;
     let backup = test.backup("copy.db").await.unwrap();
@@ -55,7 +54,7 @@ async fn a_backup_is_restored_with_everything_in_it() {
 
 #[tokio::test]
 async fn a_backup_does_not_wait_for_a_writer_and_sees_none_of_its_work() {
-    let test = TestStore::new().await;
+    let test = TestStore::in_file().await;
     test.accept("committed").await;
     let mut writing = test.store.write().await.unwrap();
     sqlx::query("DELETE FROM ticket_words").execute(&mut *writing).await.unwrap();
@@ -68,7 +67,7 @@ async fn a_backup_does_not_wait_for_a_writer_and_sees_none_of_its_work() {
 
 #[tokio::test]
 async fn a_backup_overwrites_nothing_and_leaves_nothing_half_made() {
-    let test = TestStore::new().await;
+    let test = TestStore::in_file().await;
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("mine"), "precious").unwrap();
     for (target, reason) in [("mine", "is there already"), ("no/folder/copy.db", "no folder"), ("new/", "no folder")] {
@@ -84,7 +83,7 @@ async fn a_backup_overwrites_nothing_and_leaves_nothing_half_made() {
 
 #[tokio::test]
 async fn a_restore_keeps_the_old_database_and_removes_its_index() {
-    let test = TestStore::new().await;
+    let test = TestStore::in_file().await;
     test.accept("old").await;
     let backup = test.backup("copy.db").await.unwrap().path;
     test.accept("only in the old one").await;
@@ -110,7 +109,7 @@ async fn a_restore_keeps_the_old_database_and_removes_its_index() {
 
 #[tokio::test]
 async fn a_damaged_database_is_put_aside_with_its_log() {
-    let test = TestStore::new().await;
+    let test = TestStore::in_file().await;
     let backup = test.backup("copy.db").await.unwrap().path;
     let data = tempfile::tempdir().unwrap();
     for name in [DATABASE_FILE, "respondo.db-wal", "respondo.db-shm"] {
@@ -126,7 +125,7 @@ async fn a_damaged_database_is_put_aside_with_its_log() {
 
 #[tokio::test]
 async fn what_is_no_good_backup_is_refused_and_changes_nothing() {
-    let test = TestStore::new().await;
+    let test = TestStore::in_file().await;
     for number in 0..50 {
         test.accept(&format!("{number} {}", "a long message ".repeat(100))).await;
     }
@@ -139,7 +138,7 @@ async fn what_is_no_good_backup_is_refused_and_changes_nothing() {
     let middle = bytes.len() / 2;
     bytes[middle..middle + 8_192].fill(0xa5);
     fs::write(file("scratched"), &bytes).unwrap();
-    let mut other = connect_options(&file("other")).create_if_missing(true).connect().await.unwrap();
+    let mut other = database::open_file(&file("other"), Access::Create).await.unwrap();
     sqlx::query("CREATE TABLE tickets (id)").execute(&mut other).await.unwrap();
     other.close().await.unwrap();
     fs::copy(&good, file("newer")).unwrap();
@@ -150,7 +149,7 @@ async fn what_is_no_good_backup_is_refused_and_changes_nothing() {
         .unwrap();
     newer.close().await.unwrap();
 
-    let data = TestStore::new().await;
+    let data = TestStore::in_file().await;
     data.accept("mine").await;
     let content = data.content().await;
     assert!(refused(data.path(), &good).await.contains("another respondo uses"), "the folder is in use");

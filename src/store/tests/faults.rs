@@ -8,7 +8,7 @@ use crate::ticket::Author;
 
 #[tokio::test]
 async fn a_second_opener_is_told_which_folder_and_what_to_do() {
-    let test = TestStore::new().await;
+    let test = TestStore::in_file().await;
     let Err(error) = Store::open(test.path()).await else { panic!("the folder was not locked") };
     assert!(matches!(&error, StoreError::Locked(path) if path == test.path()));
     let text = error.to_string();
@@ -55,7 +55,7 @@ async fn the_audit_trail_cannot_be_changed() {
 /// Every writing call, refused at every table it writes to.
 #[tokio::test]
 async fn a_call_that_fails_half_way_leaves_nothing() {
-    let test = TestStore::new().await;
+    let test = TestStore::in_file().await;
     let received = test.accept("hola").await;
     test.store.save_draft(received.ticket.id, &draft(DraftKind::Extractive)).await.unwrap();
     let (_, open_draft) = test.in_review(DraftKind::Generated).await;
@@ -117,13 +117,13 @@ async fn attempt_everything(
 async fn copy_of(test: &TestStore) -> TestStore {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join(crate::store::DATABASE_FILE).display().to_string();
-    sqlx::query("VACUUM INTO ?").bind(path).execute(&test.store.writer).await.unwrap();
+    sqlx::query("VACUUM INTO $1").bind(path).execute(&test.store.writer).await.unwrap();
     TestStore { store: Store::open(dir.path()).await.unwrap(), dir }
 }
 
 #[tokio::test]
 async fn a_full_disk_is_named_and_leaves_nothing() {
-    let test = TestStore::new().await;
+    let test = TestStore::in_file().await;
     let accepted = test.accept("hola").await;
     let pages: i64 = sqlx::query_scalar("PRAGMA page_count").fetch_one(&test.store.writer).await.unwrap();
     // With so few pages left the disk is full at a different statement each time.
@@ -149,7 +149,7 @@ async fn a_full_disk_is_named_and_leaves_nothing() {
 
 #[tokio::test]
 async fn a_connection_that_sqlite_rolled_back_is_replaced() {
-    let test = TestStore::new().await;
+    let test = TestStore::in_file().await;
     let mut tx = test.store.write().await.unwrap();
     // What SQLite does by itself on a full disk or an I/O error.
     sqlx::query("ROLLBACK").execute(&mut *tx).await.unwrap();

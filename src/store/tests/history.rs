@@ -114,7 +114,7 @@ async fn an_agents_own_reply_counts_as_an_answer() {
 async fn history_is_read_beside_a_running_service() {
     let test = TestStore::new().await;
     let (_, draft_id) = test.in_review(DraftKind::Generated).await;
-    let beside = Store::open_shared(test.path()).await.unwrap();
+    let beside = test.shared().await;
     assert!(beside.resolved_drafts(None, 10).await.unwrap().is_empty());
     test.store.resolve_draft(draft_id, review(Outcome::Approved, None)).await.unwrap();
     assert_eq!(beside.resolved_drafts(None, 10).await.unwrap().len(), 1);

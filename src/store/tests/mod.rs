@@ -1,4 +1,5 @@
-//! The store against real files.
+//! The store against real databases: SQLite files, and where `RESPONDO_TEST_POSTGRES_URL` is set (`scripts/with-postgres`
+//! sets it) PostgreSQL for every test that is not about files.
 
 mod attachments;
 mod audit;
@@ -9,6 +10,7 @@ mod history;
 mod memory;
 mod merging;
 mod review;
+mod sharing;
 mod tickets;
 
 use std::path::Path;
@@ -16,7 +18,7 @@ use std::path::Path;
 use tempfile::TempDir;
 use uuid::Uuid;
 
-use super::{Accepted, FinishedWork, Idempotency, NewTicket, ReviewAction, Store, StoreError};
+use super::{Accepted, Dialect, FinishedWork, Idempotency, NewTicket, ReviewAction, Store, StoreError};
 use crate::ticket::{
     Action, AnswerKind, Decision, Draft, DraftKind, Language, MemoryItem, MemoryKind, Outcome, Sentence, TicketState,
     Urgency,
@@ -27,10 +29,45 @@ struct TestStore {
     dir: TempDir,
 }
 
+/// Where PostgreSQL is, for this run of the tests.
+fn postgres() -> Option<String> {
+    std::env::var("RESPONDO_TEST_POSTGRES_URL").ok().filter(|url| !url.is_empty())
+}
+
 impl TestStore {
+    /// An empty store in the database that this run of the tests is about.
     async fn new() -> Self {
+        let Some(url) = postgres() else { return Self::in_file().await };
+        let dir = tempfile::tempdir().unwrap();
+        let schema = format!("t_{}", Uuid::now_v7().simple());
+        Self { store: Store::open_server(&url, &schema).await.unwrap(), dir }
+    }
+
+    /// An empty store in a SQLite file, for what PostgreSQL has not: files, and what is done to them.
+    async fn in_file() -> Self {
         let dir = tempfile::tempdir().unwrap();
         Self { store: Store::open(dir.path()).await.unwrap(), dir }
+    }
+
+    /// The same store, opened a second time for reading.
+    async fn shared(&self) -> Store {
+        match &self.store.place.server {
+            Some(server) => Store::open_server_shared(&server.url, &server.schema).await.unwrap(),
+            None => Store::open_shared(self.path()).await.unwrap(),
+        }
+    }
+
+    /// The same store, closed and opened again.
+    async fn reopened(self) -> Self {
+        let Self { store, dir } = self;
+        let server = store.place.server.clone();
+        store.close().await;
+        drop(store);
+        let store = match &server {
+            Some(server) => Store::open_server(&server.url, &server.schema).await.unwrap(),
+            None => Store::open(dir.path()).await.unwrap(),
+        };
+        Self { store, dir }
     }
 
     fn path(&self) -> &Path {
@@ -56,25 +93,35 @@ impl TestStore {
 
     /// Everything that is in the database, to be compared before and after a failure.
     async fn content(&self) -> Vec<(String, Vec<String>)> {
-        let tables: Vec<String> = sqlx::query_scalar(
-            "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%' ORDER BY 1",
-        )
+        let tables: Vec<String> = sqlx::query_scalar(match self.store.dialect {
+            Dialect::Sqlite => "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%' ORDER BY 1",
+            Dialect::Postgres => {
+                "SELECT table_name::text FROM information_schema.tables WHERE table_schema = current_schema() ORDER BY 1"
+            }
+        })
         .fetch_all(&self.store.reader)
         .await
         .unwrap();
         let mut content = Vec::new();
         for table in tables {
-            let columns: Vec<String> = sqlx::query_scalar("SELECT name FROM pragma_table_info(?)")
-                .bind(&table)
-                .fetch_all(&self.store.reader)
-                .await
-                .unwrap();
-            let row: Vec<String> = columns.iter().map(|column| format!("quote({column})")).collect();
-            let query = format!("SELECT {} FROM {table} ORDER BY 1", row.join(" || '|' || "));
+            let query = match self.store.dialect {
+                Dialect::Postgres => format!("SELECT t::text FROM {table} t ORDER BY 1"),
+                Dialect::Sqlite => self.quoted_rows(&table).await,
+            };
             let rows = sqlx::query_scalar(&query).fetch_all(&self.store.reader).await.unwrap();
             content.push((table, rows));
         }
         content
+    }
+
+    async fn quoted_rows(&self, table: &str) -> String {
+        let columns: Vec<String> = sqlx::query_scalar("SELECT name FROM pragma_table_info($1)")
+            .bind(table)
+            .fetch_all(&self.store.reader)
+            .await
+            .unwrap();
+        let row: Vec<String> = columns.iter().map(|column| format!("quote({column})")).collect();
+        format!("SELECT {} FROM {table} ORDER BY 1", row.join(" || '|' || "))
     }
 }
 

@@ -66,10 +66,7 @@ async fn any_text_comes_back_as_it_was() {
 async fn what_was_accepted_is_there_after_reopening() {
     let test = TestStore::new().await;
     let accepted = test.accept("hola").await;
-    let TestStore { store, dir } = test;
-    store.close().await;
-    drop(store);
-    let store = Store::open(dir.path()).await.unwrap();
+    let TestStore { store, dir: _dir } = test.reopened().await;
     assert_eq!(store.unfinished().await.unwrap(), [accepted.ticket.id]);
     assert_eq!(store.messages(accepted.ticket.id).await.unwrap(), [accepted.message]);
 }

@@ -4,6 +4,10 @@
 //! Tokens of a draft in progress are not: they live in memory behind the last kept event and are numbered after it, so
 //! `7.12` is the twelfth token after event 7. A client that comes back with `Last-Event-ID: 7.12` misses nothing as long
 //! as the process lives, and only the half-written draft when it does not.
+//!
+//! Where several processes share the store, each tells the others (`shared`): a ticket can be followed from any of them.
+
+mod shared;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -16,6 +20,7 @@ use tokio::sync::broadcast;
 use uuid::Uuid;
 
 use crate::store::{Store, StoreError};
+use shared::Outlet;
 
 /// Live tickets whose tokens are remembered; the oldest are forgotten first.
 const TOPIC_LIMIT: usize = 2_000;
@@ -74,6 +79,8 @@ struct Topics {
 pub struct Change {
     pub ticket: Uuid,
     pub kind: &'static str,
+    /// It happened in another process that shares the store.
+    pub elsewhere: bool,
 }
 
 /// All logs being followed or written.
@@ -82,11 +89,16 @@ pub struct Events {
     store: Store,
     topics: Arc<Mutex<Topics>>,
     changes: broadcast::Sender<Change>,
+    /// None where no other process shares the store.
+    outlet: Option<Outlet>,
 }
 
 impl Events {
+    /// Call it inside the runtime: for a store that others share, tasks are begun that talk with them.
     pub fn new(store: Store) -> Self {
-        Self { store, topics: Arc::default(), changes: broadcast::channel(LAG_LIMIT).0 }
+        let (topics, changes) = (Arc::default(), broadcast::channel(LAG_LIMIT).0);
+        let outlet = store.is_shared().then(|| Outlet::open(&store, &topics, &changes));
+        Self { store, topics, changes, outlet }
     }
 
     /// What happens to any ticket from now on. A reader that lags is told so and reads its list anew.
@@ -103,7 +115,7 @@ impl Events {
         let kept = self.store.append_event(ticket, kind, &data).await?;
         self.publish(ticket, Event { id: EventId { kept, token: 0 }, kind, data });
         // No receiver is not a failure: no list is open.
-        drop(self.changes.send(Change { ticket, kind }));
+        drop(self.changes.send(Change { ticket, kind, elsewhere: false }));
         Ok(())
     }
 
@@ -146,10 +158,11 @@ impl Events {
 
     fn publish(&self, ticket: Uuid, event: Event) {
         let mut topics = self.lock();
-        let topic = topics.topic(ticket);
-        topic.log.push(event.clone());
-        // No receiver is not a failure: nobody follows this ticket at the moment.
-        drop(topic.sender.send(event));
+        // Under the lock, so that others hear it in the same order.
+        if let Some(outlet) = &self.outlet {
+            outlet.tell(ticket, &event);
+        }
+        topics.publish(ticket, event);
     }
 
     fn lock(&self) -> MutexGuard<'_, Topics> {
@@ -158,6 +171,13 @@ impl Events {
 }
 
 impl Topics {
+    fn publish(&mut self, ticket: Uuid, event: Event) {
+        let topic = self.topic(ticket);
+        topic.log.push(event.clone());
+        // No receiver is not a failure: nobody follows this ticket at the moment.
+        drop(topic.sender.send(event));
+    }
+
     fn topic(&mut self, ticket: Uuid) -> &mut Topic {
         if self.by_ticket.len() >= TOPIC_LIMIT && !self.by_ticket.contains_key(&ticket) {
             let idle = self.by_ticket.iter().filter(|(_, topic)| topic.sender.receiver_count() == 0);
