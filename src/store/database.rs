@@ -189,6 +189,10 @@ pub(super) async fn make_schema(server: &Server) -> Result<(), StoreError> {
 /// `may_go_away`: the other side can end a connection, so each is tried before it is given out.
 async fn pool(size: u32, may_go_away: bool, url: &str, setup: String) -> Result<AnyPool, StoreError> {
     install_drivers();
+    // A pool tries again and then says that it took too long; what is really wrong comes out here.
+    let mut first = AnyConnection::connect(url).await?;
+    first.execute(setup.as_str()).await?;
+    first.close().await?;
     let options = AnyConnectOptions::from_str(url)?;
     let pool = AnyPoolOptions::new()
         .max_connections(size)

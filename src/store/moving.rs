@@ -147,14 +147,15 @@ async fn insert(conn: &mut AnyConnection, table: &str, columns: &str, row: &AnyR
     Ok(())
 }
 
+/// A value by its own type, or where it is missing by its column's: PostgreSQL wants to know what is missing.
 fn value(row: &AnyRow, column: &str) -> Result<Value, StoreError> {
     let raw = row.try_get_raw(column)?;
-    let (kind, missing) = (raw.type_info().name().to_owned(), raw.is_null());
-    Ok(match kind.as_str() {
+    let own = (!raw.is_null()).then(|| raw.type_info().into_owned());
+    let kind = own.unwrap_or_else(|| row.column(column).type_info().clone());
+    Ok(match kind.name() {
         "SMALLINT" | "INTEGER" | "BIGINT" => Value::Integer(row.try_get(column)?),
         "REAL" | "DOUBLE" => Value::Number(row.try_get(column)?),
         "BLOB" => Value::Bytes(row.try_get(column)?),
-        _ if missing => Value::Text(None),
         _ => Value::Text(row.try_get(column)?),
     })
 }

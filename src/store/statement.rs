@@ -34,18 +34,19 @@ impl<'q> Statement<'q> {
         self.push(format_args!("${number}"))
     }
 
-    /// Appends values with commas between them.
+    /// Appends values with commas between them; NULL, which nothing equals, where there is none.
     pub(super) fn push_list<T>(&mut self, values: impl IntoIterator<Item = T>) -> &mut Self
     where
         T: 'q + Encode<'q, Any> + Type<Any>,
     {
-        for (index, value) in values.into_iter().enumerate() {
-            if index > 0 {
+        let before = self.arguments.len();
+        for value in values {
+            if self.arguments.len() > before {
                 self.push(", ");
             }
             self.push_bind(value);
         }
-        self
+        if self.arguments.len() == before { self.push("NULL") } else { self }
     }
 
     /// The statement, to be run; call it once.
