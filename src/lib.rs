@@ -17,6 +17,7 @@ pub mod inference;
 pub mod intake;
 pub mod kernels;
 pub mod learn;
+pub mod logging;
 pub mod models;
 pub mod pipeline;
 pub mod retrieve;
