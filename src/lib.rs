@@ -18,6 +18,7 @@ pub mod intake;
 pub mod kernels;
 pub mod learn;
 pub mod leases;
+pub mod logging;
 pub mod models;
 pub mod pipeline;
 pub mod retrieve;

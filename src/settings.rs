@@ -73,8 +73,76 @@ pub struct Server {
     pub max_body_bytes: usize,
     pub concurrency: usize,
     pub shutdown_seconds: u64,
-    /// Whose `X-Forwarded-For` is believed.
+    /// Whose `X-Forwarded-For` and `X-Forwarded-Proto` are believed.
     pub trusted_proxies: Vec<Network>,
+    /// PEM; empty for plain HTTP. So is the next one.
+    pub tls_certificate: PathBuf,
+    pub tls_key: PathBuf,
+    pub max_header_bytes: usize,
+    pub max_header_fields: usize,
+    /// Also the longest idle time of a connection.
+    pub header_seconds: u64,
+    pub body_seconds: u64,
+    pub upload_seconds: u64,
+    pub request_seconds: u64,
+    pub max_connections: usize,
+    pub max_connections_per_client: usize,
+    /// Tickets that wait for work or are in it.
+    pub most_waiting: usize,
+}
+
+/// Least room for headers that the HTTP implementation works with (hyper's smallest buffer).
+const LEAST_HEADER_BYTES: usize = 8_192;
+
+impl Server {
+    /// Certificate and key, where both are named.
+    pub fn tls(&self) -> Option<(&Path, &Path)> {
+        let is_set = !self.tls_certificate.as_os_str().is_empty() && !self.tls_key.as_os_str().is_empty();
+        is_set.then_some((self.tls_certificate.as_path(), self.tls_key.as_path()))
+    }
+
+    /// Longest time for a body; one with files may take longer.
+    pub fn body_time(&self, has_files: bool) -> Duration {
+        Duration::from_secs(if has_files { self.upload_seconds } else { self.body_seconds })
+    }
+
+    fn validate(&self) -> Result<(), SettingsError> {
+        let invalid = |key, reason: &str| Err(SettingsError::Invalid { key, reason: reason.to_owned() });
+        if !self.address.is_loopback() && self.api_key.is_empty() {
+            return invalid(
+                "server.api_key",
+                "an address other than loopback needs an API key; set one or use 127.0.0.1",
+            );
+        }
+        if !self.api_key.is_empty() && self.api_key.len() < 16 {
+            return invalid("server.api_key", "is shorter than 16 characters; choose a longer random one");
+        }
+        if self.concurrency == 0 {
+            return invalid("server.concurrency", "must be at least 1");
+        }
+        if self.tls_certificate.as_os_str().is_empty() != self.tls_key.as_os_str().is_empty() {
+            return invalid("server.tls_certificate", "and server.tls_key belong together; set both, or neither");
+        }
+        if self.max_header_bytes < LEAST_HEADER_BYTES || self.max_header_fields == 0 {
+            return invalid("server.max_header_bytes", "must be at least 8192, and max_header_fields at least 1");
+        }
+        let times = [
+            ("server.header_seconds", self.header_seconds),
+            ("server.body_seconds", self.body_seconds),
+            ("server.upload_seconds", self.upload_seconds),
+            ("server.request_seconds", self.request_seconds),
+        ];
+        if let Some((key, _)) = times.into_iter().find(|(_, seconds)| !(1..=86_400).contains(seconds)) {
+            return invalid(key, "must be between 1 and 86400");
+        }
+        if self.max_connections == 0 || self.max_connections_per_client == 0 {
+            return invalid("server.max_connections", "and max_connections_per_client must be at least 1");
+        }
+        if self.most_waiting == 0 {
+            return invalid("server.most_waiting", "must be at least 1");
+        }
+        Ok(())
+    }
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -254,20 +322,15 @@ impl Settings {
         (is_open && !asked.is_empty()).then(|| asked.to_owned())
     }
 
+    /// Keys that must be seen nowhere.
+    pub fn secrets(&self) -> Vec<String> {
+        let keys = [&self.server.api_key, &self.embedding.api_key, &self.generation.api_key, &self.database.url];
+        keys.into_iter().filter(|key| !key.is_empty()).cloned().collect()
+    }
+
     fn validate(&self) -> Result<(), SettingsError> {
         let invalid = |key, reason: &str| Err(SettingsError::Invalid { key, reason: reason.to_owned() });
-        if !self.server.address.is_loopback() && self.server.api_key.is_empty() {
-            return invalid(
-                "server.api_key",
-                "an address other than loopback needs an API key; set one or use 127.0.0.1",
-            );
-        }
-        if !self.server.api_key.is_empty() && self.server.api_key.len() < 16 {
-            return invalid("server.api_key", "is shorter than 16 characters; choose a longer random one");
-        }
-        if self.server.concurrency == 0 {
-            return invalid("server.concurrency", "must be at least 1");
-        }
+        self.server.validate()?;
         if !self.database.url.is_empty()
             && !["postgres://", "postgresql://"].iter().any(|s| self.database.url.starts_with(s))
         {
@@ -372,6 +435,22 @@ mod tests {
     fn a_proxy_that_is_no_network_is_named() {
         let error = load("[server]\ntrusted_proxies = [\"10.0.0.0/40\"]\n").expect_err("no network").to_string();
         assert!(error.contains("trusted_proxies") && error.contains("10.0.0.0/40"), "{error}");
+    }
+
+    #[test]
+    fn limits_that_cannot_be_kept_are_named() {
+        for (line, key) in [
+            ("tls_certificate = \"cert.pem\"", "server.tls_certificate"),
+            ("tls_key = \"key.pem\"", "server.tls_certificate"),
+            ("max_header_bytes = 100", "server.max_header_bytes"),
+            ("header_seconds = 0", "server.header_seconds"),
+            ("request_seconds = 100000", "server.request_seconds"),
+            ("max_connections = 0", "server.max_connections"),
+            ("most_waiting = 0", "server.most_waiting"),
+        ] {
+            let error = load(&format!("[server]\n{line}\n")).expect_err(line).to_string();
+            assert!(error.contains(key), "{line}: {error}");
+        }
     }
 
     #[test]

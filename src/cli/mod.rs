@@ -20,6 +20,7 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 
 use crate::eval::command::EvalCommand;
+use crate::logging;
 use crate::models::command::ModelsCommand;
 use crate::settings::Settings;
 
@@ -124,6 +125,7 @@ pub fn main() -> ExitCode {
 
 fn run(cli: Cli) -> Result<ExitCode> {
     let mut settings = Settings::load(cli.config.as_deref())?;
+    logging::hide(settings.secrets());
     if let Some(data) = cli.data {
         settings.data.folder = data;
     }
@@ -163,8 +165,7 @@ fn start_log(command: &Command) {
     let default = format!("{level},qdrant_edge=error");
     let filter = tracing_subscriber::EnvFilter::try_from_env("RESPONDO_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(default));
-    let colour = std::io::IsTerminal::is_terminal(&std::io::stderr()) && std::env::var_os("NO_COLOR").is_none();
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colour).init();
+    logging::start(filter);
 }
 
 /// `respondo stats | head` is not a failure.

@@ -5,14 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use axum::Router;
-use axum::extract::connect_info::IntoMakeServiceWithConnectInfo;
 use clap::Args;
 use metrics_exporter_prometheus::PrometheusBuilder;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::app::{App, Need};
+use crate::http::connections::{raise_file_limit, serve};
+use crate::http::tls::Tls;
 use crate::http::{self, AppState};
 use crate::pipeline::Pipeline;
 use crate::settings::Settings;
@@ -49,6 +49,7 @@ pub struct Service {
     worker: Worker,
     listener: TcpListener,
     address: SocketAddr,
+    tls: Option<Arc<Tls>>,
     closing: watch::Sender<bool>,
     state: AppState,
 }
@@ -57,8 +58,10 @@ impl Service {
     /// Binds the address, takes up what was left unfinished and starts the background work.
     ///
     /// # Errors
-    /// When the address is taken or the store cannot be read.
+    /// When the certificate cannot be used, the address is taken or the store cannot be read.
     pub async fn start(app: App) -> Result<Self> {
+        let pair = app.settings.server.tls();
+        let tls = pair.map(|(certificate, key)| Tls::load(certificate, key)).transpose()?.map(Arc::new);
         let wanted = SocketAddr::new(app.settings.server.address, app.settings.server.port);
         let listener = TcpListener::bind(wanted)
             .await
@@ -91,7 +94,11 @@ impl Service {
             metrics,
             closing: closed,
         };
-        Ok(Self { app, worker, listener, address, closing, state })
+        if let Some(tls) = &tls {
+            tokio::spawn(Arc::clone(tls).keep_fresh());
+        }
+        raise_file_limit();
+        Ok(Self { app, worker, listener, address, tls, closing, state })
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -107,8 +114,13 @@ impl Service {
             true => "/desk".to_owned(),
             false => self.state.web.setup_path(),
         };
-        let address = self.address;
-        Ok([format!("customers write at http://{address}/chat"), format!("the team works at http://{address}{desk}")])
+        let url = self.url();
+        Ok([format!("customers write at {url}/chat"), format!("the team works at {url}{desk}")])
+    }
+
+    fn url(&self) -> String {
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        format!("{scheme}://{}", self.address)
     }
 
     pub fn pipeline(&self) -> &Pipeline {
@@ -126,19 +138,17 @@ impl Service {
     }
 
     /// Serves until the task is aborted, for measurements.
-    ///
-    /// # Errors
-    /// When the listener fails.
-    pub async fn serve_forever(self) -> Result<()> {
-        Ok(axum::serve(self.listener, routes(self.state)).await?)
+    pub async fn serve_forever(self) {
+        let settings = &self.app.settings.server;
+        serve(self.listener, http::router(self.state), settings, self.tls, std::future::pending()).await;
     }
 
     /// Serves until Ctrl-C or SIGTERM, then finishes or parks what is in flight.
     ///
     /// # Errors
-    /// When the listener fails.
+    /// When the store cannot be read.
     pub async fn until_stopped(self) -> Result<()> {
-        eprintln!("respondo listens on http://{} (API page: /docs)", self.address);
+        eprintln!("respondo listens on {} (API page: /docs)", self.url());
         for line in self.pages().await? {
             eprintln!("  {line}");
         }
@@ -158,8 +168,9 @@ impl Service {
                 () = stop_signal() => {}
             }
         };
+        let settings = &self.app.settings.server;
         tokio::select! {
-            served = axum::serve(self.listener, routes(self.state)).with_graceful_shutdown(stopped) => served?,
+            () = serve(self.listener, http::router(self.state), settings, self.tls, stopped) => {}
             () = overdue => tracing::warn!("connections that did not end by themselves are cut off"),
         }
         tokio::select! {
@@ -169,11 +180,6 @@ impl Service {
         self.app.close().await;
         Ok(())
     }
-}
-
-/// All routes, told where a connection comes from.
-fn routes(state: AppState) -> IntoMakeServiceWithConnectInfo<Router, SocketAddr> {
-    http::router(state).into_make_service_with_connect_info()
 }
 
 async fn stop_signal() {

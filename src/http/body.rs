@@ -20,23 +20,37 @@ const DRAIN_BYTES: usize = 16 << 20;
 /// Longest time spent on that.
 const DRAIN_TIME: Duration = Duration::from_secs(5);
 
+/// How much of a body is read, and for how long.
+#[derive(Clone, Copy, Debug)]
+pub struct BodyLimits {
+    pub bytes: usize,
+    pub time: Duration,
+}
+
 /// Why there is no body.
 pub enum Unread {
     TooLarge,
+    TooSlow,
     Broken(axum::Error),
 }
 
-/// Hands on the request with its whole body, or answers 413. `limit` is in bytes.
-pub async fn read_whole(State(limit): State<usize>, request: Request, next: Next) -> Response {
+/// Hands on the request with its whole body, or answers 413 or 408.
+pub async fn read_whole(State(limits): State<BodyLimits>, request: Request, next: Next) -> Response {
     if request.extensions().get::<MatchedPath>().is_some_and(|path| chat::takes_files(path.as_str())) {
         return next.run(request).await;
     }
     let (parts, body) = request.into_parts();
-    match read(body, limit).await {
+    match read(body, limits).await {
         Ok(bytes) => next.run(Request::from_parts(parts, Body::from(bytes))).await,
         Err(Unread::TooLarge) => {
-            let detail = format!("the body is longer than {limit} bytes (server.max_body_bytes); send a shorter one");
+            let bytes = limits.bytes;
+            let detail = format!("the body is longer than {bytes} bytes (server.max_body_bytes); send a shorter one");
             Problem::too_large(detail).into_response()
+        }
+        Err(Unread::TooSlow) => {
+            let seconds = limits.time.as_secs();
+            let detail = format!("the body was not whole within {seconds} s (server.body_seconds); send it faster");
+            Problem::timed_out(detail).into_response()
         }
         Err(Unread::Broken(error)) => {
             Problem::bad_request(format!("the body could not be read: {error}")).into_response()
@@ -44,11 +58,15 @@ pub async fn read_whole(State(limit): State<usize>, request: Request, next: Next
     }
 }
 
-/// Reads a body of at most `limit` bytes.
+/// Reads a body within the limits.
 ///
 /// # Errors
-/// When it is longer; what is over is read too, within reason.
-pub async fn read(body: Body, limit: usize) -> Result<Bytes, Unread> {
+/// When it is longer or takes longer; what is over is read too, within reason.
+pub async fn read(body: Body, limits: BodyLimits) -> Result<Bytes, Unread> {
+    tokio::time::timeout(limits.time, read_bytes(body, limits.bytes)).await.unwrap_or(Err(Unread::TooSlow))
+}
+
+async fn read_bytes(body: Body, limit: usize) -> Result<Bytes, Unread> {
     let mut chunks = body.into_data_stream();
     let mut whole = Vec::new();
     while let Some(chunk) = chunks.next().await {
@@ -90,23 +108,34 @@ mod tests {
         (Body::from_stream(stream), taken)
     }
 
+    fn limits(bytes: usize) -> BodyLimits {
+        BodyLimits { bytes, time: Duration::from_secs(60) }
+    }
+
     #[tokio::test]
     async fn what_fits_is_handed_on_whole() {
         let (body, _) = chunks(4);
-        assert!(read(body, 4096).await.is_ok_and(|bytes| bytes.len() == 4096));
+        assert!(read(body, limits(4096)).await.is_ok_and(|bytes| bytes.len() == 4096));
     }
 
     #[tokio::test]
     async fn what_is_too_long_is_read_to_its_end_and_refused() {
         let (body, taken) = chunks(1000);
-        assert!(matches!(read(body, 4096).await, Err(Unread::TooLarge)));
+        assert!(matches!(read(body, limits(4096)).await, Err(Unread::TooLarge)));
         assert_eq!(taken.load(Ordering::Relaxed), 1000);
     }
 
     #[tokio::test]
     async fn what_never_ends_is_not_read_for_ever() {
         let (body, taken) = chunks(usize::MAX);
-        assert!(matches!(read(body, 4096).await, Err(Unread::TooLarge)));
+        assert!(matches!(read(body, limits(4096)).await, Err(Unread::TooLarge)));
         assert!(taken.load(Ordering::Relaxed) <= (DRAIN_BYTES + 4096) / 1024 + 1);
+    }
+
+    #[tokio::test]
+    async fn what_takes_too_long_is_not_waited_for() {
+        let body = Body::from_stream(futures::stream::pending::<std::io::Result<Bytes>>());
+        let limits = BodyLimits { bytes: 4096, time: Duration::from_millis(10) };
+        assert!(matches!(read(body, limits).await, Err(Unread::TooSlow)));
     }
 }

@@ -4,13 +4,14 @@ use std::convert::Infallible;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use axum::extract::{ConnectInfo, FromRequestParts};
-use axum::http::HeaderMap;
 use axum::http::request::Parts;
+use axum::http::{Extensions, HeaderMap};
 use serde::Deserialize;
 
 use super::AppState;
 
 const FORWARDED_FOR: &str = "x-forwarded-for";
+const FORWARDED_PROTO: &str = "x-forwarded-proto";
 /// What one customer of a provider has at least: who counts single IPv6 addresses counts nothing.
 const IPV6_PREFIX: u8 = 64;
 
@@ -85,10 +86,45 @@ impl FromRequestParts<AppState> for Client {
     type Rejection = Infallible;
 
     async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, Infallible> {
-        let peer = parts.extensions.get::<ConnectInfo<SocketAddr>>().map(|ConnectInfo(peer)| peer.ip());
-        // Without a connection all count as one: no way around the limits.
-        let peer = peer.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
-        Ok(origin(peer, &parts.headers, &state.pipeline.settings.server.trusted_proxies).into())
+        let trusted = &state.pipeline.settings.server.trusted_proxies;
+        Ok(origin(peer(&parts.extensions), &parts.headers, trusted).into())
+    }
+}
+
+/// The other end of the connection.
+fn peer(extensions: &Extensions) -> IpAddr {
+    let peer = extensions.get::<ConnectInfo<SocketAddr>>().map(|ConnectInfo(peer)| peer.ip());
+    // Without a connection all count as one: no way around the limits.
+    peer.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED))
+}
+
+/// Marks requests of connections that we encrypt ourselves.
+#[derive(Clone, Copy, Debug)]
+pub struct Encrypted;
+
+/// True where nobody between the client and us can read: over our own TLS, or where a trusted proxy says so of its side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Secure(pub bool);
+
+impl Secure {
+    /// As the connection and the headers say.
+    pub fn of(extensions: &Extensions, headers: &HeaderMap, trusted: &[Network]) -> Self {
+        let says_https = || {
+            // The last one is from the proxy next to us.
+            let last = headers.get_all(FORWARDED_PROTO).iter().next_back().and_then(|value| value.to_str().ok());
+            let is_https = last.and_then(|value| value.rsplit(',').next()).is_some_and(|proto| proto.trim() == "https");
+            is_https && trusted.iter().any(|network| network.contains(peer(extensions)))
+        };
+        Self(extensions.get::<Encrypted>().is_some() || says_https())
+    }
+}
+
+impl FromRequestParts<AppState> for Secure {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, Infallible> {
+        let trusted = &state.pipeline.settings.server.trusted_proxies;
+        Ok(Self::of(&parts.extensions, &parts.headers, trusted))
     }
 }
 
@@ -183,6 +219,28 @@ mod tests {
         assert_eq!(origin_of("10.0.0.1", &["1.1.1.1, unknown, 10.0.0.2"], &trusted), ip("10.0.0.2"));
         assert_eq!(origin_of("10.0.0.1", &["10.0.0.3, 10.0.0.2"], &trusted), ip("10.0.0.3"));
         assert_eq!(origin_of("10.0.0.1", &[], &trusted), ip("10.0.0.1"));
+    }
+
+    #[test]
+    fn only_our_tls_or_a_trusted_proxy_makes_a_request_secure() {
+        let secure = |peer: &str, says: Option<&'static str>, is_encrypted: bool| {
+            let mut extensions = Extensions::new();
+            extensions.insert(ConnectInfo(SocketAddr::new(ip(peer), 4711)));
+            if is_encrypted {
+                extensions.insert(Encrypted);
+            }
+            let mut headers = HeaderMap::new();
+            if let Some(says) = says {
+                headers.insert(FORWARDED_PROTO, HeaderValue::from_static(says));
+            }
+            Secure::of(&extensions, &headers, &[network("10.0.0.0/8")]).0
+        };
+        assert!(secure("203.0.113.9", None, true));
+        assert!(secure("10.0.0.1", Some("https"), false));
+        assert!(!secure("10.0.0.1", Some("http"), false));
+        assert!(!secure("10.0.0.1", Some("https, http"), false));
+        assert!(!secure("203.0.113.9", Some("https"), false), "what a visitor claims is not believed");
+        assert!(!secure("10.0.0.1", None, false));
     }
 
     #[test]

@@ -3,19 +3,22 @@
 pub mod auth;
 pub mod body;
 pub mod client;
+pub mod connections;
 mod drafts;
+mod edge;
 mod extract;
 mod health;
 pub mod problem;
 mod queue;
 mod stream;
 mod tickets;
+pub mod tls;
 mod triage;
 
 use std::sync::Arc;
 use std::time::Instant;
 
-use axum::extract::{DefaultBodyLimit, MatchedPath, Request};
+use axum::extract::{DefaultBodyLimit, Request};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::get;
@@ -35,6 +38,8 @@ use crate::retrieve::VectorStore;
 use crate::timing::HTTP_SECONDS;
 use crate::web::{self, Web};
 use crate::worker::Worker;
+use body::BodyLimits;
+use edge::TimeLimits;
 use problem::Problem;
 pub use stream::{StreamQuery, as_sse, last_event_id, shown_so_far, ticket_events};
 pub use tickets::begin_work;
@@ -67,16 +72,22 @@ struct Api;
 
 /// Records how long an answer took, without the time its body takes to leave.
 async fn measure(request: Request, next: Next) -> Response {
-    let path = request.extensions().get::<MatchedPath>().map_or("none", MatchedPath::as_str).to_owned();
+    let path = edge::route(&request).to_owned();
     let started = Instant::now();
     let response = next.run(request).await;
     metrics::histogram!(HTTP_SECONDS, "path" => path).record(started.elapsed().as_secs_f64());
     response
 }
 
+/// Says in the log which request something belongs to, by its route: addresses hold customers' links.
+fn span(request: &Request) -> tracing::Span {
+    tracing::info_span!("request", method = %request.method(), route = edge::route(request))
+}
+
 /// All routes, with the OpenAPI document made from them at `/openapi.json` and a page for it at `/docs`.
 pub fn router(state: AppState) -> Router {
-    let max_body = state.pipeline.settings.server.max_body_bytes;
+    let server = &state.pipeline.settings.server;
+    let body_limits = BodyLimits { bytes: server.max_body_bytes, time: server.body_time(false) };
     let guarded = OpenApiRouter::new()
         .routes(routes!(tickets::create))
         .routes(routes!(tickets::read))
@@ -103,12 +114,14 @@ pub fn router(state: AppState) -> Router {
         .method_not_allowed_fallback(|| async {
             Problem::method_not_allowed("this address does not take this method; /docs lists them").into_response()
         })
-        .layer(DefaultBodyLimit::max(max_body))
-        .layer(middleware::from_fn_with_state(max_body, body::read_whole))
+        .layer(DefaultBodyLimit::max(body_limits.bytes))
+        .layer(middleware::from_fn_with_state(body_limits, body::read_whole))
         .layer(CatchPanicLayer::custom(|_| {
             Problem::internal("unexpected failure; the log has details").into_response()
         }))
-        .layer(TraceLayer::new_for_http())
+        .layer(middleware::from_fn_with_state(TimeLimits::new(server), edge::within))
+        .layer(middleware::from_fn_with_state(state.clone(), edge::headers))
+        .layer(TraceLayer::new_for_http().make_span_with(span))
         .layer(middleware::from_fn(measure))
         .with_state(state)
 }

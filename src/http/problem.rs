@@ -56,6 +56,17 @@ impl Problem {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too-large", "the request is too large", detail)
     }
 
+    /// The client took too long to send it.
+    pub fn timed_out(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::REQUEST_TIMEOUT, "too-slow", "the request was not whole in time", detail)
+    }
+
+    /// More waits already than is taken; `seconds` go into Retry-After.
+    pub fn too_many(detail: impl Into<String>, seconds: u64) -> Self {
+        let problem = Self::new(StatusCode::TOO_MANY_REQUESTS, "too-many", "too much is waiting", detail);
+        Self { retry_after: Some(seconds), ..problem }
+    }
+
     pub fn not_found(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::NOT_FOUND, "not-found", "there is no such thing", detail)
     }

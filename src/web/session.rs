@@ -25,6 +25,7 @@ use super::random_hex;
 use super::texts::Texts;
 use crate::http::AppState;
 use crate::http::auth::same;
+use crate::http::client::Secure;
 use crate::store::{AgentRecord, Person, Role, sha256_hex};
 
 const COOKIE: &str = "respondo_session";
@@ -168,6 +169,7 @@ pub async fn sign_in_page(
 /// Checks name and password and starts a session.
 pub async fn sign_in(
     State(state): State<AppState>,
+    secure: Secure,
     headers: HeaderMap,
     Form(form): Form<SignInForm>,
 ) -> Result<Response, PageError> {
@@ -191,7 +193,7 @@ pub async fn sign_in(
     state.web.sign_ins.succeeded(&login);
     let next = if is_local(&form.next) { form.next.as_str() } else { "/desk" };
     let mut response = Redirect::to(next).into_response();
-    start(&state, &agent, &headers, &mut response).await?;
+    start(&state, &agent, secure, &mut response).await?;
     Ok(response)
 }
 
@@ -202,13 +204,13 @@ pub async fn sign_in(
 pub async fn start(
     state: &AppState,
     agent: &AgentRecord,
-    headers: &HeaderMap,
+    secure: Secure,
     response: &mut Response,
 ) -> Result<(), PageError> {
     let (token, csrf) = (random_hex::<32>()?, random_hex::<16>()?);
     let expires = Timestamp::now().as_millisecond() + SESSION.as_millis() as i64;
     state.pipeline.store.start_session(agent.id, &sha256_hex(&token), &csrf, expires).await?;
-    set_cookie(response, &token, SESSION.as_secs(), headers);
+    set_cookie(response, &token, SESSION.as_secs(), secure);
     Ok(())
 }
 
@@ -221,6 +223,7 @@ pub struct SignOutForm {
 pub async fn sign_out(
     signed_in: SignedIn,
     State(state): State<AppState>,
+    secure: Secure,
     headers: HeaderMap,
     Form(form): Form<SignOutForm>,
 ) -> Result<Response, PageError> {
@@ -230,14 +233,13 @@ pub async fn sign_out(
     }
     state.web.tell_signed_out(SignedOut::Session(form.csrf));
     let mut response = Redirect::to("/desk/sign-in").into_response();
-    set_cookie(&mut response, "", 0, &headers);
+    set_cookie(&mut response, "", 0, secure);
     Ok(response)
 }
 
-fn set_cookie(response: &mut Response, value: &str, seconds: u64, headers: &HeaderMap) {
-    // Behind a proxy that speaks TLS the cookie must not travel without it.
-    let secure = headers.get("x-forwarded-proto").is_some_and(|proto| proto == "https");
-    let secure = if secure { "; Secure" } else { "" };
+fn set_cookie(response: &mut Response, value: &str, seconds: u64, Secure(is_secure): Secure) {
+    // What came over TLS must not travel without it.
+    let secure = if is_secure { "; Secure" } else { "" };
     let cookie = format!("{COOKIE}={value}; Path=/desk; HttpOnly; SameSite=Lax; Max-Age={seconds}{secure}");
     if let Ok(cookie) = HeaderValue::try_from(cookie) {
         response.headers_mut().append(header::SET_COOKIE, cookie);

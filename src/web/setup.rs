@@ -13,6 +13,7 @@ use super::session::{self, SHORTEST_PASSWORD};
 use super::texts::Texts;
 use crate::http::AppState;
 use crate::http::auth::same;
+use crate::http::client::Secure;
 use crate::store::{NewAgent, Role, StoreError};
 
 /// Longest name or login, in bytes.
@@ -60,6 +61,7 @@ pub async fn page(
 /// Makes the first account, an administrator, and signs it in.
 pub async fn create(
     State(state): State<AppState>,
+    secure: Secure,
     headers: HeaderMap,
     Form(form): Form<SetupForm>,
 ) -> Result<Response, PageError> {
@@ -74,7 +76,7 @@ pub async fn create(
         }
     };
     let mut response = Redirect::to("/desk").into_response();
-    session::start(&state, &agent, &headers, &mut response).await?;
+    session::start(&state, &agent, secure, &mut response).await?;
     Ok(response)
 }
 

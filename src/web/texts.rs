@@ -323,6 +323,8 @@ texts! {
     chat_many_messages: "These are many messages in a short time. Send this one again in {time}.", "Son muchos mensajes en poco tiempo. Vuelve a enviar este dentro de {time}.";
     chat_many_conversations: "Many conversations were opened from your network. Send this again in {time}.", "Desde tu red se han abierto muchas conversaciones. Vuelve a enviarlo dentro de {time}.";
     chat_many_files: "Many files came from your network. Send this again in {time}, or without files.", "Desde tu red han llegado muchos archivos. Vuelve a enviarlo dentro de {time}, o sin archivos.";
+    chat_busy: "Very many people are writing to us right now, and we could not take your message. Please send it again in {time}.", "Ahora mismo nos escribe muchísima gente y no hemos podido recibir tu mensaje. Vuelve a enviarlo dentro de {time}.";
+    chat_too_slow: "Your message did not arrive in time. Check the connection and send it again, or without files.", "Tu mensaje no ha llegado a tiempo. Comprueba la conexión y vuelve a enviarlo, o sin archivos.";
     chat_no_words: "Write in a sentence or two what happens.", "Cuenta en una o dos frases qué pasa.";
     chat_unknown_link: "There is no conversation behind this link. Check that it is complete.", "No hay ninguna conversación en este enlace. Comprueba que esté completo.";
     chat_not_helped: "This did not help", "No me ha servido";

@@ -9,7 +9,7 @@ use axum::response::{IntoResponse, Response};
 use serde::de::DeserializeOwned;
 
 use crate::http::AppState;
-use crate::http::body::{Unread, read};
+use crate::http::body::{BodyLimits, Unread, read};
 use crate::intake::files::{self, FileError, LARGEST_FILE, MOST_FILES};
 use crate::store::NewAttachment;
 use crate::web::language::texts_for;
@@ -32,9 +32,11 @@ impl<T: DeserializeOwned + Send> FromRequest<AppState> for Upload<T> {
 
     async fn from_request(request: Request, state: &AppState) -> Result<Self, Response> {
         let has_parts = has_parts(request.headers());
-        let limit = if has_parts { LONGEST } else { state.pipeline.settings.server.max_body_bytes };
+        let server = &state.pipeline.settings.server;
+        let bytes = if has_parts { LONGEST } else { server.max_body_bytes };
+        let limits = BodyLimits { bytes, time: server.body_time(has_parts) };
         let (head, body) = request.into_parts();
-        let bytes = match read(body, limit).await {
+        let bytes = match read(body, limits).await {
             Ok(bytes) => bytes,
             Err(unread) => {
                 return Err(refused(&head.headers, &unread, state.pipeline.settings.intake.max_message_bytes));
@@ -68,6 +70,7 @@ fn refused(headers: &HeaderMap, unread: &Unread, longest_text: usize) -> Respons
         Unread::TooLarge => {
             (StatusCode::PAYLOAD_TOO_LARGE, t.error_too_long.replace("{max}", &longest_text.to_string()))
         }
+        Unread::TooSlow => (StatusCode::REQUEST_TIMEOUT, t.chat_too_slow.to_owned()),
         Unread::Broken(error) => (StatusCode::BAD_REQUEST, error.to_string()),
     };
     match headers.contains_key("x-respondo") {

@@ -184,7 +184,8 @@ fn text(said: &Mutex<String>) -> String {
     said.lock().unwrap_or_else(PoisonError::into_inner).clone()
 }
 
-/// The address in `respondo listens on http://ADDRESS (...)`.
+/// The address in `respondo listens on http://ADDRESS (...)`, or with `https`.
 fn address_in(line: &str) -> Option<SocketAddr> {
-    line.strip_prefix("respondo listens on http://")?.split(' ').next()?.parse().ok()
+    let url = line.strip_prefix("respondo listens on ")?.split(' ').next()?;
+    url.split_once("://")?.1.parse().ok()
 }
