@@ -8,6 +8,7 @@ mod demo;
 mod doctor;
 mod ingest;
 mod load;
+mod migrate;
 mod render;
 mod serve;
 mod stats;
@@ -50,6 +51,9 @@ enum Command {
     Forget { id: String },
     /// Rebuild the search index from the store.
     Reindex,
+    /// Move what is stored to another place.
+    #[command(subcommand)]
+    Migrate(migrate::MigrateCommand),
     /// Say what is stored.
     Stats {
         #[arg(long)]
@@ -124,6 +128,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Ingest(args) => runtime()?.block_on(ingest::run(settings, args)),
         Command::Forget { id } => runtime()?.block_on(ingest::forget(settings, &id)),
         Command::Reindex => runtime()?.block_on(ingest::reindex(settings)),
+        Command::Migrate(command) => runtime()?.block_on(migrate::run(settings, command)),
         Command::Audit(command) => runtime()?.block_on(audit::run(settings, command)),
         Command::Stats { json } => runtime()?.block_on(stats::run(settings, json)),
         Command::Backup { target } => runtime()?.block_on(backup::run(settings, &target)),

@@ -17,5 +17,6 @@ mod http;
 mod limits;
 mod pages;
 mod quality;
+mod server_index;
 mod support;
 mod writing;
