@@ -17,10 +17,12 @@ use crate::inference::generator::Generator;
 use crate::inference::gguf::GgufGenerator;
 use crate::inference::openai::{Endpoint, OpenAiGenerator};
 use crate::inference::{CHAT_MODEL, Inference};
-use crate::learn::index::Indexer;
+use crate::learn::index::{self, Indexer, LearnError};
 use crate::models::{Manifest, ModelStore, default_cache_dir, free_space};
 use crate::pipeline::Pipeline;
 use crate::retrieve::retriever::Retriever;
+use crate::retrieve::server::ServerStore;
+use crate::retrieve::server::settings::IndexKind;
 use crate::retrieve::{RetrieveError, VectorStore};
 use crate::settings::{EmbeddingKind, GenerationKind, Settings};
 use crate::store::{Store, StoreError};
@@ -74,7 +76,7 @@ impl App {
         let embedder =
             tokio::task::spawn_blocking(move || took("embedding model", || load_embedder(&loading))).await??;
         let mut degraded = Vec::new();
-        let vectors = open_index(&settings.data.folder, embedder.as_ref(), &store, &mut degraded).await?;
+        let vectors = open_index(&settings, embedder.as_ref(), &store, &mut degraded).await?;
         let (generator, problem) = generator.await?;
         degraded.extend(problem);
         let inference = Inference::start(embedder, generator);
@@ -253,25 +255,33 @@ pub(crate) fn existing(path: PathBuf) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// Opens the vector index; one that is damaged or was made by another model is started anew and filled from the store.
+/// Opens the vector index; one that is damaged or was made by another model is started anew and filled from the store. A
+/// server that cannot be used now may be back later: until then searches fail, and [`App::degraded`] says why.
 async fn open_index(
-    data: &Path,
+    settings: &Settings,
     embedder: &dyn Embedder,
     store: &Store,
     degraded: &mut Vec<String>,
 ) -> Result<Arc<dyn VectorStore>> {
-    let folder = data.join(INDEX_FOLDER);
-    check_space(data)?;
+    let data = &settings.data.folder;
     let (name, dimensions) = (embedder.name().to_owned(), embedder.dimensions());
-    let opening = move || took("search index", || open_or_reset(&folder, &name, dimensions));
-    let opened = tokio::task::spawn_blocking(opening).await?;
-    let (vectors, rebuilt) = opened?;
-    let vectors_in_index = vectors.count()?;
-    let stats = store.memory_stats().await?;
-    let other_model = stats.generations.iter().any(|(generation, _)| generation != embedder.name());
-    if rebuilt || other_model || (vectors_in_index == 0 && stats.items > stats.unindexed) {
-        store.mark_all_unindexed().await?;
-        degraded.push("the search index is rebuilt from the store".to_owned());
+    let on_server = settings.index.kind == IndexKind::Server;
+    let (vectors, emptied): (Arc<dyn VectorStore>, bool) = if on_server {
+        (Arc::new(ServerStore::new(&settings.index, &name, dimensions)?), false)
+    } else {
+        check_space(data)?;
+        let folder = data.join(INDEX_FOLDER);
+        let opening = move || took("search index", || open_or_reset(&folder, &name, dimensions));
+        tokio::task::spawn_blocking(opening).await??
+    };
+    match index::compare(&vectors, store, embedder.name(), emptied).await {
+        Ok(true) => degraded.push("the search index is rebuilt from the store".to_owned()),
+        Ok(false) => {}
+        Err(LearnError::Index(error)) if on_server => {
+            tracing::warn!(%error, "nothing can be searched until the vector server is there");
+            degraded.push(format!("nothing can be searched for now: {error}"));
+        }
+        Err(error) => return Err(error.into()),
     }
     Ok(vectors)
 }

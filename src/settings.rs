@@ -11,6 +11,7 @@ use serde::Deserialize;
 use crate::decide::Policy;
 use crate::http::client::Network;
 use crate::retrieve::fuse::{Fusion, Weights};
+use crate::retrieve::server::settings::IndexSettings;
 
 const DEFAULTS: &str = include_str!("../config.default.toml");
 /// Read from the working folder when `--config` names no file.
@@ -35,6 +36,7 @@ pub struct Settings {
     pub models: Models,
     pub embedding: Embedding,
     pub generation: Generation,
+    pub index: IndexSettings,
     pub retrieval: Retrieval,
     pub draft: Draft,
     pub intake: Intake,
@@ -360,6 +362,9 @@ impl Settings {
         if self.chat.sites.iter().any(|site| site.contains([' ', ';', ',', '\''])) {
             return invalid("chat.sites", "must be origins such as \"https://www.example.com\", or \"*\" for any site");
         }
+        if let Some((key, reason)) = self.index.problem() {
+            return invalid(key, reason);
+        }
         let weights = &self.retrieval;
         let shares = [weights.ticket_solution, weights.article_passage];
         if shares.iter().any(|share| !(0.0..=1.0).contains(share)) {
@@ -387,6 +392,7 @@ impl Settings {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::retrieve::server::settings::IndexKind;
 
     fn load(text: &str) -> Result<Settings, SettingsError> {
         let folder = tempfile::tempdir().expect("temporary folder");
@@ -419,6 +425,16 @@ mod tests {
         let settings = load("").expect("defaults");
         assert_eq!(settings.retrieval.fusion(), Fusion::Weighted(Weights::default()));
         assert!(load("[retrieval]\nticket_solution = 1.5\n").is_err());
+    }
+
+    #[test]
+    fn the_index_is_in_the_data_folder_unless_a_server_is_named() {
+        assert_eq!(load("").expect("defaults").index.kind, IndexKind::Embedded);
+        let server = |rest: &str| load(&format!("[index]\nkind = \"server\"\n{rest}"));
+        assert_eq!(server("").expect("the default server").index.url, "http://127.0.0.1:6334");
+        let error =
+            server("url = \"http://qdrant.example:6334\"\napi_key = \"k\"\n").expect_err("in the clear").to_string();
+        assert!(error.contains("index.url") && error.contains("https"), "{error}");
     }
 
     #[test]

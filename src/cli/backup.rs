@@ -6,8 +6,9 @@ use std::path::Path;
 use anyhow::Result;
 
 use crate::app::{INDEX_FOLDER, open_store_shared};
+use crate::retrieve::server::settings::IndexKind;
 use crate::settings::Settings;
-use crate::store::{BackupContent, restore as restore_store};
+use crate::store::{BackupContent, Store, restore as restore_store};
 
 pub async fn run(settings: Settings, target: &Path) -> Result<()> {
     let store = open_store_shared(&settings).await?;
@@ -23,13 +24,23 @@ pub async fn run(settings: Settings, target: &Path) -> Result<()> {
 pub async fn restore(settings: Settings, file: &Path) -> Result<()> {
     let data = &settings.data.folder;
     let restored = restore_store(data, file, &data.join(INDEX_FOLDER)).await?;
+    let on_server = settings.index.kind == IndexKind::Server;
+    if on_server {
+        // What the server holds is of another time than the backup.
+        let store = Store::open(data).await?;
+        store.mark_all_unindexed().await?;
+        store.close().await;
+    }
     let mut out = std::io::stdout().lock();
     writeln!(out, "restored  {} ({:.1} MB)", restored.path.display(), restored.content.bytes as f64 / 1e6)?;
     write_content(&mut out, &restored.content)?;
     if let Some(old) = restored.old {
         writeln!(out, "before    {} (remove it when all is well, or restore it to go back)", old.display())?;
     }
-    writeln!(out, "Start `respondo serve`: the search index is filled again from the store.")?;
+    match on_server {
+        true => writeln!(out, "Run `respondo reindex`: the index on the server is of another time than the backup.")?,
+        false => writeln!(out, "Start `respondo serve`: the search index is filled again from the store.")?,
+    }
     Ok(())
 }
 

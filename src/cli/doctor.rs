@@ -8,6 +8,8 @@ use serde::Serialize;
 use crate::app::{EMBEDDING_MODEL, model_store, open_store_shared};
 use crate::inference::CHAT_MODEL;
 use crate::models::Status;
+use crate::retrieve::server::ServerStore;
+use crate::retrieve::server::settings::IndexKind;
 use crate::settings::{EmbeddingKind, GenerationKind, Settings};
 use crate::store::StoreError;
 
@@ -34,6 +36,7 @@ impl Check {
 pub async fn run(settings: Settings, json: bool) -> Result<()> {
     let mut checks = vec![embedding(&settings)?, generation(&settings)?];
     checks.extend(data(&settings).await);
+    checks.extend(index_server(&settings).await?);
     checks.push(exposure(&settings));
     let bad = checks.iter().filter(|check| !check.ok).count();
     let mut out = std::io::stdout().lock();
@@ -117,6 +120,20 @@ async fn data(settings: &Settings) -> Vec<Check> {
         Err(error) => checks.push(Check::bad("memory", error.to_string(), "respondo stats")),
     }
     checks
+}
+
+/// The server of the vector index, where there is one.
+async fn index_server(settings: &Settings) -> Result<Option<Check>> {
+    if settings.index.kind == IndexKind::Embedded {
+        return Ok(None);
+    }
+    let index = settings.index.clone();
+    // It is only asked for its version, which does not depend on a model.
+    let asked = tokio::task::spawn_blocking(move || ServerStore::new(&index, "", 0)?.version()).await?;
+    Ok(Some(match asked {
+        Ok(version) => Check::good("index", format!("Qdrant {version} at {}", settings.index.url)),
+        Err(error) => Check::bad("index", error.to_string(), "start the server, or correct [index] in respondo.toml"),
+    }))
 }
 
 fn exposure(settings: &Settings) -> Check {

@@ -188,7 +188,8 @@ pub async fn index(app: &App) -> Result<IndexReport> {
     Ok(report)
 }
 
-fn bar(template: &str) -> ProgressBar {
+/// A progress bar of this shape, its length not known yet.
+pub fn bar(template: &str) -> ProgressBar {
     let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
     ProgressBar::new(0).with_style(style)
 }
@@ -211,10 +212,12 @@ pub async fn forget(settings: Settings, id: &str) -> Result<()> {
 
 pub async fn reindex(settings: Settings) -> Result<()> {
     let app = App::open(settings, Need::Memory).await?;
-    app.store.mark_all_unindexed().await?;
     let vectors = app.vectors.clone();
-    tokio::task::spawn_blocking(move || vectors.clear()).await??;
+    tokio::task::spawn_blocking(move || vectors.begin_rebuild()).await??;
+    app.store.mark_all_unindexed().await?;
     index(&app).await?;
+    let vectors = app.vectors.clone();
+    tokio::task::spawn_blocking(move || vectors.finish_rebuild()).await??;
     app.close().await;
     Ok(())
 }

@@ -8,6 +8,7 @@ mod demo;
 mod doctor;
 mod ingest;
 mod load;
+mod migrate;
 mod migrate_store;
 mod render;
 mod serve;
@@ -52,6 +53,9 @@ enum Command {
     Forget { id: String },
     /// Rebuild the search index from the store.
     Reindex,
+    /// Move what is stored to another place.
+    #[command(subcommand)]
+    Migrate(migrate::MigrateCommand),
     /// Say what is stored.
     Stats {
         #[arg(long)]
@@ -65,9 +69,6 @@ enum Command {
     },
     /// Put a backup into the data folder; what was there is kept under another name. Stop the service first.
     Restore { file: PathBuf },
-    /// Move what is stored to another database.
-    #[command(subcommand)]
-    Migrate(MigrateCommand),
     /// Check the audit trail.
     #[command(subcommand)]
     Audit(audit::AuditCommand),
@@ -87,17 +88,6 @@ enum Command {
     Doctor {
         #[arg(long)]
         json: bool,
-    },
-}
-
-#[derive(Debug, Subcommand)]
-enum MigrateCommand {
-    /// Copy tickets, memory and everything else into an empty database, then say what to change in the settings. Stop the
-    /// service first.
-    Store {
-        /// `postgres://...`, or `sqlite` for the data folder.
-        #[arg(long)]
-        to: String,
     },
 }
 
@@ -141,8 +131,8 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Ingest(args) => runtime()?.block_on(ingest::run(settings, args)),
         Command::Forget { id } => runtime()?.block_on(ingest::forget(settings, &id)),
         Command::Reindex => runtime()?.block_on(ingest::reindex(settings)),
+        Command::Migrate(command) => runtime()?.block_on(migrate::run(settings, command)),
         Command::Audit(command) => runtime()?.block_on(audit::run(settings, command)),
-        Command::Migrate(MigrateCommand::Store { to }) => runtime()?.block_on(migrate_store::run(settings, &to)),
         Command::Stats { json } => runtime()?.block_on(stats::run(settings, json)),
         Command::Backup { target } => runtime()?.block_on(backup::run(settings, &target)),
         Command::Restore { file } => runtime()?.block_on(backup::restore(settings, &file)),

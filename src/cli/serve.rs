@@ -76,14 +76,7 @@ impl Service {
         }
         worker.spawn_outbox();
         worker.spawn_care();
-        let indexer = app.indexer.clone();
-        tokio::spawn(async move {
-            match indexer.catch_up(|_| {}).await {
-                Ok(report) if report.items > 0 => tracing::info!(items = report.items, "search index caught up"),
-                Ok(_) => {}
-                Err(error) => tracing::error!(%error, "search index could not be brought up to date"),
-            }
-        });
+        tokio::spawn(app.indexer.clone().keep_in_step(closed.clone()));
         let web = Arc::new(Web::open(&app.store, &app.settings.chat).await?);
         let state = AppState {
             web,

@@ -39,13 +39,7 @@ pub async fn healthz() -> &'static str {
 pub async fn readyz(State(state): State<AppState>) -> Response {
     let pipeline = &state.pipeline;
     let store = pipeline.store.ping().await;
-    let vectors = state.vectors.clone();
-    let index = tokio::task::spawn_blocking(move || vectors.count()).await;
-    let index = match index {
-        Ok(Ok(points)) => Part { name: "index", ready: true, detail: format!("{points} points") },
-        Ok(Err(error)) => Part { name: "index", ready: false, detail: error.to_string() },
-        Err(error) => Part { name: "index", ready: false, detail: error.to_string() },
-    };
+    let index = index(&state).await;
     let (urgent, writing, bulk) = pipeline.inference.waiting();
     let store = match store {
         Ok(()) => Part { name: "store", ready: true, detail: "answers".to_owned() },
@@ -67,6 +61,21 @@ pub async fn readyz(State(state): State<AppState>) -> Response {
     (status, Json(Readiness { ready, parts })).into_response()
 }
 
+/// The search index and, where it is on a server, how things stand with that.
+async fn index(state: &AppState) -> Part {
+    let vectors = state.vectors.clone();
+    let (ready, detail) = match tokio::task::spawn_blocking(move || vectors.count()).await {
+        Ok(Ok(points)) => (true, format!("{points} points")),
+        Ok(Err(error)) => (false, error.to_string()),
+        Err(error) => (false, error.to_string()),
+    };
+    let detail = match state.vectors.link() {
+        Some(link) => format!("{detail}; {} at {}; breaker {}", link.server, link.url, link.breaker.name()),
+        None => detail,
+    };
+    Part { name: "index", ready, detail }
+}
+
 /// Prometheus metrics.
 #[utoipa::path(get, path = "/metrics", tag = "operations", responses((status = 200, description = "text format 0.0.4")))]
 pub async fn metrics(State(state): State<AppState>) -> String {
@@ -74,5 +83,8 @@ pub async fn metrics(State(state): State<AppState>) -> String {
     metrics::gauge!("respondo_inference_waiting", "kind" => "request").set(urgent as f64);
     metrics::gauge!("respondo_inference_waiting", "kind" => "reply").set(writing as f64);
     metrics::gauge!("respondo_inference_waiting", "kind" => "bulk").set(bulk as f64);
+    if let Some(link) = state.vectors.link() {
+        metrics::gauge!("respondo_index_breaker").set(link.breaker.level());
+    }
     state.metrics.render()
 }

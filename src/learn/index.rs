@@ -5,12 +5,14 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
 
 use crate::embed::{Role, content_key};
 use crate::inference::{Inference, InferenceError};
 use crate::retrieve::passages::{PointPlan, plan_points};
-use crate::retrieve::{MemoryPoint, RetrieveError, VectorStore};
+use crate::retrieve::{MemoryPoint, Prepared, RetrieveError, VectorStore};
 use crate::store::{NewEmbedding, PendingItem, Store, StoreError};
 use crate::ticket::MemoryItem;
 
@@ -18,6 +20,8 @@ use crate::ticket::MemoryItem;
 const BATCH: u32 = 128;
 /// From this many points in one go, the index is compacted afterwards.
 const BULK: u64 = 20_000;
+/// How often a service looks for what waits to be indexed, and whether the index is there.
+const INTERVAL: Duration = Duration::from_secs(5);
 
 #[derive(Debug, thiserror::Error)]
 pub enum LearnError {
@@ -78,15 +82,45 @@ impl Indexer {
         Ok(report)
     }
 
-    /// Throws the index away and builds it anew from the store.
-    ///
-    /// # Errors
-    /// As [`Indexer::catch_up`].
-    pub async fn rebuild(&self, progress: impl FnMut(&IndexReport)) -> Result<IndexReport, LearnError> {
-        self.store.mark_all_unindexed().await?;
-        let vectors = Arc::clone(&self.vectors);
-        tokio::task::spawn_blocking(move || vectors.clear()).await??;
-        self.catch_up(progress).await
+    /// Keeps the index in step until the service closes: mends the way to a server, and indexes what waits.
+    pub async fn keep_in_step(self, mut closing: watch::Receiver<bool>) {
+        let mut compared = false;
+        let mut complaint = String::new();
+        loop {
+            match self.step(&mut compared).await {
+                Ok(report) => {
+                    complaint.clear();
+                    if report.items > 0 {
+                        tracing::info!(items = report.items, "search index caught up");
+                    }
+                }
+                Err(error) => {
+                    // Said once, not every few seconds.
+                    let said = error.to_string();
+                    if complaint.is_empty() {
+                        tracing::error!(error = said, "search index is not up to date; it is tried again");
+                    }
+                    complaint = said;
+                }
+            }
+            tokio::select! {
+                () = tokio::time::sleep(INTERVAL) => {}
+                _ = closing.wait_for(|closing| *closing) => return,
+            }
+        }
+    }
+
+    async fn step(&self, compared: &mut bool) -> Result<IndexReport, LearnError> {
+        if *compared {
+            let vectors = Arc::clone(&self.vectors);
+            let prepared = tokio::task::spawn_blocking(move || vectors.prepare()).await?;
+            *compared = matches!(prepared, Ok(Prepared::Before));
+        }
+        if !*compared {
+            compare(&self.vectors, &self.store, self.inference.embedder_name(), false).await?;
+            *compared = true;
+        }
+        self.catch_up(|_| {}).await
     }
 
     async fn index_batch(&self, pending: Vec<PendingItem>, report: &mut IndexReport) -> Result<(), LearnError> {
@@ -158,6 +192,39 @@ impl Indexer {
         vectors.extend(missing.into_iter().map(|(_, text)| text).zip(computed));
         Ok(vectors)
     }
+}
+
+/// Makes the index ready and compares it with what the store believes of it. Where it was made with another model, or lost
+/// what it held, everything is marked to be indexed again; true then. `emptied` says that it was started anew already.
+///
+/// # Errors
+/// When the index cannot be made ready, or the store fails.
+pub async fn compare(
+    vectors: &Arc<dyn VectorStore>,
+    store: &Store,
+    model: &str,
+    emptied: bool,
+) -> Result<bool, LearnError> {
+    let index = Arc::clone(vectors);
+    let prepared = tokio::task::spawn_blocking(move || -> Result<(bool, u64), RetrieveError> {
+        let cleared = match index.prepare() {
+            Err(error @ RetrieveError::Rebuild { .. }) => {
+                tracing::warn!(%error, "search index is started anew");
+                index.clear()?;
+                true
+            }
+            prepared => prepared.map(|_| false)?,
+        };
+        Ok((cleared, index.count()?))
+    });
+    let (cleared, points) = prepared.await??;
+    let stats = store.memory_stats().await?;
+    let other_model = stats.generations.iter().any(|(generation, _)| generation != model);
+    let anew = emptied || cleared || other_model || (points == 0 && stats.items > stats.unindexed);
+    if anew {
+        store.mark_all_unindexed().await?;
+    }
+    Ok(anew)
 }
 
 /// Whose text it is, so that its vector can be forgotten with the item.

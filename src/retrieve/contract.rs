@@ -3,20 +3,21 @@
 use uuid::Uuid;
 
 use super::memory::MemoryStore;
-use super::{Filter, MemoryPoint, RetrieveError, SearchQuery, VectorStore};
+use super::server::tests::each_server;
+use super::{Filter, Legs, MemoryPoint, RetrieveError, SearchQuery, VectorStore};
 use crate::ticket::MemoryKind;
 
-const DIMENSIONS: usize = 8;
+pub(super) const DIMENSIONS: usize = 8;
 
 /// A unit vector that points in a direction of its own for each seed.
-fn vector(seed: u64) -> Vec<f32> {
+pub(super) fn vector(seed: u64) -> Vec<f32> {
     let mut random = fastrand::Rng::with_seed(seed);
     let raw: Vec<f32> = (0..DIMENSIONS).map(|_| random.f32() - 0.5).collect();
     let norm = raw.iter().map(|x| x * x).sum::<f32>().sqrt();
     raw.iter().map(|x| x / norm).collect()
 }
 
-fn point(number: u64, language: &str, problem: &str, solution: &str) -> MemoryPoint {
+pub(super) fn point(number: u64, language: &str, problem: &str, solution: &str) -> MemoryPoint {
     MemoryPoint {
         id: Uuid::from_u128(u128::from(number)),
         memory_id: format!("t-{number}"),
@@ -48,13 +49,24 @@ pub(super) fn samples() -> Vec<MemoryPoint> {
     points
 }
 
-fn query(text: &str, language: &str) -> SearchQuery {
+pub(super) fn query(text: &str, language: &str) -> SearchQuery {
     let (text, language) = (text.to_owned(), language.to_owned());
     SearchQuery { vector: vector(4), text, language, filter: Filter::default(), limit: 10 }
 }
 
-fn ids(hits: &[super::Hit]) -> Vec<&str> {
+pub(super) fn ids(hits: &[super::Hit]) -> Vec<&str> {
     hits.iter().map(|hit| hit.memory_id.as_str()).collect()
+}
+
+/// The same hits with the same scores.
+pub(super) fn same(a: &Legs, b: &Legs) {
+    for (one, other) in [(&a.problem, &b.problem), (&a.solution, &b.solution), (&a.lexical, &b.lexical)] {
+        assert_eq!(ids(one), ids(other));
+        for (x, y) in one.iter().zip(other.iter()) {
+            assert!((x.score - y.score).abs() < 1e-3, "{x:?} {y:?}");
+            assert_eq!((x.point, x.passage, x.kind, &x.language), (y.point, y.passage, y.kind, &y.language));
+        }
+    }
 }
 
 fn each_store(check: impl Fn(&dyn VectorStore)) {
@@ -64,6 +76,7 @@ fn each_store(check: impl Fn(&dyn VectorStore)) {
         let folder = tempfile::tempdir().expect("temporary folder");
         check(&super::edge::EdgeStore::open(folder.path(), "test", DIMENSIONS).expect("new index"));
     }
+    each_server(|_, store| check(store));
 }
 
 #[test]
@@ -190,18 +203,7 @@ mod edge {
     use std::path::Path;
 
     use super::*;
-    use crate::retrieve::Legs;
     use crate::retrieve::edge::EdgeStore;
-
-    fn same(a: &Legs, b: &Legs) {
-        for (one, other) in [(&a.problem, &b.problem), (&a.solution, &b.solution), (&a.lexical, &b.lexical)] {
-            assert_eq!(ids(one), ids(other));
-            for (x, y) in one.iter().zip(other.iter()) {
-                assert!((x.score - y.score).abs() < 1e-3, "{x:?} {y:?}");
-                assert_eq!((x.point, x.passage, x.kind, &x.language), (y.point, y.passage, y.kind, &y.language));
-            }
-        }
-    }
 
     fn open(folder: &Path) -> Result<EdgeStore, RetrieveError> {
         EdgeStore::open(folder, "test", DIMENSIONS)

@@ -10,6 +10,8 @@ pub mod memory;
 pub mod passages;
 pub mod question_sets;
 pub mod retriever;
+pub mod server;
+pub mod transfer;
 
 #[cfg(test)]
 mod contract;
@@ -20,6 +22,7 @@ use uuid::Uuid;
 pub use background::Background;
 pub use passages::{PointPlan, passage_text, plan_points, split_passages};
 pub use retriever::{Ranked, Retriever, fold_duplicates};
+pub use server::LinkState;
 
 /// One searchable point: a whole resolved ticket, or one passage of an article.
 #[derive(Clone, Debug)]
@@ -104,6 +107,35 @@ pub trait VectorStore: Send + Sync {
     fn compact(&self) -> Result<(), RetrieveError>;
     /// Deletes every point (before a rebuild).
     fn clear(&self) -> Result<(), RetrieveError>;
+    /// Before all points are written anew. A store that can goes on answering with the old ones until
+    /// [`VectorStore::finish_rebuild`].
+    fn begin_rebuild(&self) -> Result<(), RetrieveError> {
+        self.clear()
+    }
+    /// All points of a rebuild are written: from now on these are searched.
+    fn finish_rebuild(&self) -> Result<(), RetrieveError> {
+        Ok(())
+    }
+    /// Makes ready what lies beyond this process, where anything does. Called before first use and every few seconds.
+    ///
+    /// # Errors
+    /// `Server` while it cannot be used, and `Rebuild` when it holds what was made with another model.
+    fn prepare(&self) -> Result<Prepared, RetrieveError> {
+        Ok(Prepared::Before)
+    }
+    /// How things stand with the server; None where there is none.
+    fn link(&self) -> Option<LinkState> {
+        None
+    }
+}
+
+/// What [`VectorStore::prepare`] found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Prepared {
+    /// The store was ready.
+    Before,
+    /// It has become ready now: it may hold less than the ticket store believes.
+    Now,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -117,6 +149,8 @@ pub enum RetrieveError {
     Dimensions { got: usize, want: usize },
     #[error("vector holds a value that is no finite number; check the embedding model with `respondo doctor`")]
     NotFinite,
+    #[error("vector server at {url}: {reason}")]
+    Server { url: String, reason: String },
     #[error("another process uses the data folder {path}; stop it or choose another with --data")]
     Locked { path: String },
 }

@@ -19,6 +19,7 @@ mod limits;
 mod logs;
 mod pages;
 mod quality;
+mod server_index;
 mod support;
 mod tls;
 mod writing;

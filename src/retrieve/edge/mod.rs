@@ -15,6 +15,7 @@ mod layout;
 mod plan;
 mod points;
 mod search;
+mod transfer;
 mod words;
 
 use std::fs::{self, File};
@@ -27,6 +28,7 @@ use qdrant_edge::{
 };
 
 use super::bm25;
+use super::transfer::StoredPoint;
 use super::{Legs, MemoryPoint, RetrieveError, SearchQuery, VectorStore, check_vector};
 use build::Build;
 use known::{Known, Sample};
@@ -135,21 +137,12 @@ impl EdgeStore {
 
 impl VectorStore for EdgeStore {
     fn upsert(&self, points: &[MemoryPoint]) -> Result<(), RetrieveError> {
-        let inner = &self.inner;
         for point in points {
-            check_vector(&point.problem, inner.stamp.dimensions)?;
-            check_vector(&point.solution, inner.stamp.dimensions)?;
+            check_vector(&point.problem, self.inner.stamp.dimensions)?;
+            check_vector(&point.solution, self.inner.stamp.dimensions)?;
         }
         for batch in points.chunks(BATCH) {
-            let ids: Vec<PointId> = batch.iter().map(|point| PointId::Uuid(point.id)).collect();
-            let insert = batch.iter().map(points::engine_point).collect::<OperationResult<Vec<_>>>();
-            let insert = insert.map_err(|error| index_error(&inner.folder, error))?;
-            let insert = PointInsertOperations::PointsList(insert.into_iter().map(Into::into).collect());
-            let mut changes = inner.writer();
-            inner.note_replaced(&ids)?;
-            inner.update(PointOperations::UpsertPoints(insert))?;
-            changes.add(&ids);
-            inner.note_added(batch);
+            self.inner.insert(&batch.iter().map(StoredPoint::from).collect::<Vec<_>>())?;
         }
         Ok(())
     }
@@ -225,8 +218,22 @@ impl Inner {
         self.with_shard(|shard| shard.update(UpdateOperation::PointOperation(operation)))
     }
 
+    /// Adds or replaces a batch of points whose vectors were checked.
+    fn insert(&self, batch: &[StoredPoint]) -> Result<(), RetrieveError> {
+        let ids: Vec<PointId> = batch.iter().map(|point| PointId::Uuid(point.id)).collect();
+        let insert = batch.iter().map(points::engine_point).collect::<OperationResult<Vec<_>>>();
+        let insert = insert.map_err(|error| index_error(&self.folder, error))?;
+        let insert = PointInsertOperations::PointsList(insert.into_iter().map(Into::into).collect());
+        let mut changes = self.writer();
+        self.note_replaced(&ids)?;
+        self.update(PointOperations::UpsertPoints(insert))?;
+        changes.add(&ids);
+        self.note_added(batch);
+        Ok(())
+    }
+
     /// Languages are known as soon as they are there, since searches name them.
-    fn note_added(&self, points: &[MemoryPoint]) {
+    fn note_added(&self, points: &[StoredPoint]) {
         let known = self.known();
         if points.iter().any(|point| !known.languages.contains_key(&point.language)) {
             let mut languages = known.languages.clone();

@@ -10,20 +10,20 @@ use qdrant_edge::{
 use uuid::Uuid;
 
 use super::engine::{BM25, KIND, LANGUAGE, MEMORY_ID, PASSAGE, PROBLEM, PRODUCT, SOLUTION, path};
-use crate::retrieve::bm25::{self, SparseTerms};
-use crate::retrieve::{Filter, Hit, MemoryPoint};
+use crate::retrieve::bm25::SparseTerms;
+use crate::retrieve::transfer::StoredPoint;
+use crate::retrieve::{Filter, Hit};
 use crate::ticket::MemoryKind;
 
 /// Points looked up at once where their number is not known.
 const PAGE: usize = 10_000;
 
-pub(super) fn engine_point(point: &MemoryPoint) -> OperationResult<PointStruct> {
-    let text = format!("{}\n{}", point.problem_text, point.solution_text);
-    let terms = bm25::document_terms(&text, &point.language);
+pub(super) fn engine_point(point: &StoredPoint) -> OperationResult<PointStruct> {
     let mut vectors =
         NamedVectors::default().add_vector(PROBLEM, point.problem.clone()).add_vector(SOLUTION, point.solution.clone());
-    if !terms.is_empty() {
-        vectors = vectors.add_vector(BM25, Vector::new_sparse(terms.indices, terms.values)?);
+    if !point.words.is_empty() {
+        let words = Vector::new_sparse(point.words.indices.clone(), point.words.values.clone())?;
+        vectors = vectors.add_vector(BM25, words);
     }
     let payload = json!({
         MEMORY_ID: point.memory_id,

@@ -1,0 +1,130 @@
+//! The program with its vector index on a server, which here is the one for tests.
+
+// Tests in the library use what is left over here.
+#[path = "../../src/retrieve/server/fake/mod.rs"]
+#[allow(dead_code)]
+mod fake;
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::support::{Client, Env, Service, found_ids, memory, run, sent_messages};
+use fake::Fake;
+
+const REQUEST: &str =
+    "hi, gmail rejects all our mail with 550-5.7.26 SPF did not pass, there are two TXT records. which is right?";
+/// Far beyond anything that these tests wait for, also on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(240);
+
+fn settings<'a>(url: &'a str) -> Vec<(&'a str, &'a str)> {
+    // Short pauses after failures, and deadlines that a busy machine does not miss.
+    vec![
+        ("RESPONDO_INDEX__KIND", "server"),
+        ("RESPONDO_INDEX__URL", url),
+        ("RESPONDO_INDEX__COLLECTION", "desk"),
+        ("RESPONDO_INDEX__SEARCH_SECONDS", "30"),
+        ("RESPONDO_INDEX__WRITE_SECONDS", "60"),
+        ("RESPONDO_INDEX__BREAKER_SECONDS", "0.5"),
+    ]
+}
+
+/// Memory ids of the evidence that `respondo ask` names.
+fn found_by_asking(data: &Path, env: Env) -> Vec<String> {
+    let said = run(data, env, &["ask", "--fast", "--json", REQUEST]).ok();
+    let answer: Value = serde_json::from_str(&said).expect("JSON");
+    found_ids(&answer["evidence"])
+}
+
+/// What `/readyz` says of the index.
+fn index_part(client: &Client) -> (bool, String) {
+    let ready: Value = client.get("/readyz").json();
+    let parts = ready["parts"].as_array().expect("parts").clone();
+    let index = parts.into_iter().find(|part| part["name"] == "index").expect("the index");
+    (index["ready"] == true, index["detail"].as_str().expect("text").to_owned())
+}
+
+/// Waits until `/readyz` says of the index what is wanted.
+fn until(client: &Client, wanted: impl Fn(bool, &str) -> bool) -> String {
+    let started = Instant::now();
+    loop {
+        let (ready, detail) = index_part(client);
+        if wanted(ready, &detail) {
+            return detail;
+        }
+        assert!(started.elapsed() < PATIENCE, "{ready} {detail}");
+        std::thread::sleep(Duration::from_millis(200));
+    }
+}
+
+#[test]
+fn an_index_moves_to_a_server_and_answers_the_same() {
+    let Some(data) = memory() else { return };
+    let fake = Fake::start();
+    let url = fake.url();
+    let env = settings(&url);
+    let before = found_by_asking(data.path(), &[]);
+    assert!(!before.is_empty());
+    let said = run(data.path(), &env, &["migrate", "vectors", "--to", "server", "--check", "40"]).ok();
+    assert!(said.contains("kind = \"server\"") && said.contains("40 of 40 searches"), "{said}");
+    let collection = fake.behind("desk").expect("an alias");
+    assert!(fake.points(&collection).is_some_and(|points| points >= 175), "{:?}", fake.points(&collection));
+    assert_eq!(found_by_asking(data.path(), &env), before);
+    // The index in the data folder is not needed any more.
+    std::fs::remove_dir_all(data.path().join("index")).expect("removed");
+    assert_eq!(found_by_asking(data.path(), &env), before);
+    let said = run(data.path(), &env, &["reindex"]).ok();
+    assert!(said.contains("indexed 175 items"), "{said}");
+    assert_ne!(fake.behind("desk"), Some(collection));
+    assert_eq!((fake.collections().len(), found_by_asking(data.path(), &env)), (1, before.clone()));
+    run(data.path(), &env, &["migrate", "vectors", "--to", "embedded"]).ok();
+    assert_eq!(found_by_asking(data.path(), &[]), before);
+}
+
+#[test]
+fn a_service_without_its_server_acknowledges_and_heals_when_it_comes() {
+    let Some(data) = memory() else { return };
+    let fake = Fake::start();
+    fake.gone(true);
+    let url = fake.url();
+    let service = Service::on(data.path(), &settings(&url));
+    let client = service.client();
+    assert!(service.said().contains("nothing can be searched for now"), "{}", service.said());
+    let (ready, detail) = index_part(&client);
+    assert!(!ready && detail.contains(&url) && detail.contains("breaker"), "{detail}");
+    assert!(client.get("/metrics").body.contains("respondo_index_breaker"));
+    let view = client.worked_ticket(REQUEST);
+    assert_ne!(view["drafts"][0]["draft"]["kind"], "extractive", "{view}");
+    assert_eq!(sent_messages(&view).len(), 1, "the acknowledgement: {view}");
+
+    fake.gone(false);
+    // The collection is made and filled from the store, though the store believed that all was indexed.
+    until(&client, |ready, detail| ready && !detail.starts_with("0 points") && detail.contains("breaker closed"));
+    let started = Instant::now();
+    while fake.behind("desk").and_then(|name| fake.points(&name)).is_none_or(|points| points < 175) {
+        assert!(started.elapsed() < PATIENCE, "{}", service.said());
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    let view = client.worked_ticket(REQUEST);
+    assert_eq!(view["drafts"][0]["draft"]["kind"], "extractive", "{view}");
+    service.stop();
+}
+
+#[test]
+fn a_server_of_another_version_is_named_in_the_readiness() {
+    let Some(data) = memory() else { return };
+    let fake = Fake::start();
+    fake.version("1.9.4");
+    let url = fake.url();
+    let service = Service::on(data.path(), &settings(&url));
+    let client = service.client();
+    assert!(run(data.path(), &settings(&url), &["doctor"]).failed().contains("checks failed"));
+    let (ready, detail) = index_part(&client);
+    assert!(!ready && detail.contains("1.9.4") && detail.contains("1.16"), "{detail}");
+    fake.version("1.18.3");
+    until(&client, |ready, detail| ready && detail.contains("Qdrant 1.18.3"));
+    let said = run(data.path(), &settings(&url), &["doctor"]);
+    assert!(said.stdout.contains("ok  index") && said.stdout.contains("Qdrant 1.18.3"), "{}", said.stdout);
+    service.stop();
+}
