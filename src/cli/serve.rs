@@ -14,6 +14,7 @@ use tokio::sync::watch;
 
 use crate::app::{App, Need};
 use crate::http::{self, AppState};
+use crate::learn::index::Indexer;
 use crate::pipeline::Pipeline;
 use crate::settings::Settings;
 use crate::web::Web;
@@ -21,6 +22,9 @@ use crate::worker::Worker;
 
 /// Longest wait, at a stop, for connections that somebody holds open; answers take milliseconds.
 const CONNECTION_GRACE: Duration = Duration::from_secs(3);
+
+/// How often it is looked whether the index lacks something.
+const INDEX_INTERVAL: Duration = Duration::from_secs(20);
 
 #[derive(Debug, Args)]
 pub struct ServeArgs {
@@ -41,6 +45,21 @@ pub async fn run(mut settings: Settings, args: ServeArgs) -> Result<()> {
     let service = Service::start(app).await?;
     tokio::spawn(async move { pipeline.warm_up().await });
     service.until_stopped().await
+}
+
+/// Brings the index up to date, and again from time to time: what could not be embedded waits in the store.
+async fn keep_index_up(indexer: Indexer, mut closed: watch::Receiver<bool>) {
+    loop {
+        match indexer.catch_up(|_| {}).await {
+            Ok(report) if report.items > 0 => tracing::info!(items = report.items, "search index caught up"),
+            Ok(_) => {}
+            Err(error) => tracing::error!(%error, "search index could not be brought up to date; it is tried again"),
+        }
+        tokio::select! {
+            () = tokio::time::sleep(INDEX_INTERVAL) => {}
+            _ = closed.wait_for(|closing| *closing) => return,
+        }
+    }
 }
 
 /// The running service.
@@ -72,14 +91,7 @@ impl Service {
             tracing::info!(resumed, "unfinished tickets are taken up");
         }
         worker.spawn_outbox();
-        let indexer = app.indexer.clone();
-        tokio::spawn(async move {
-            match indexer.catch_up(|_| {}).await {
-                Ok(report) if report.items > 0 => tracing::info!(items = report.items, "search index caught up"),
-                Ok(_) => {}
-                Err(error) => tracing::error!(%error, "search index could not be brought up to date"),
-            }
-        });
+        tokio::spawn(keep_index_up(app.indexer.clone(), closed.clone()));
         let web = Arc::new(Web::open(&app.store, &app.settings.chat).await?);
         let state = AppState {
             web,
