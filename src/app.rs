@@ -9,14 +9,15 @@ use anyhow::{Context, Result};
 use crate::draft::Drafter;
 use crate::draft::prompt::Prompts;
 use crate::embed::{
-    CachedEmbedder, CandleBertEmbedder, CandleBertOptions, DEFAULT_KEPT, E5Embedder, Embedder, OpenAiEmbedder,
-    OpenAiOptions, Prefixes,
+    CachedEmbedder, CandleBertEmbedder, CandleBertOptions, DEFAULT_KEPT, E5Embedder, Embedder, MaskedEmbedder,
+    OpenAiEmbedder, OpenAiOptions, Prefixes,
 };
 use crate::events::Events;
 use crate::inference::generator::Generator;
 use crate::inference::gguf::GgufGenerator;
+use crate::inference::masked::MaskedGenerator;
 use crate::inference::openai::{Endpoint, OpenAiGenerator};
-use crate::inference::{CHAT_MODEL, Inference};
+use crate::inference::{CHAT_MODEL, Inference, Models};
 use crate::learn::index::{self, Indexer, LearnError};
 use crate::models::{Manifest, ModelStore, default_cache_dir, free_space};
 use crate::pipeline::Pipeline;
@@ -24,7 +25,7 @@ use crate::retrieve::retriever::Retriever;
 use crate::retrieve::server::ServerStore;
 use crate::retrieve::server::settings::IndexKind;
 use crate::retrieve::{RetrieveError, VectorStore};
-use crate::settings::{EmbeddingKind, GenerationKind, Settings};
+use crate::settings::{EmbeddingKind, Generation, GenerationFallback, GenerationKind, Settings};
 use crate::store::{Store, StoreError};
 use crate::triage::TriageModel;
 
@@ -36,8 +37,9 @@ pub const EMBEDDING_TOKENIZER: &str = "tokenizer.json";
 pub const INDEX_FOLDER: &str = "index";
 /// Free disk space that a start demands: the index engine maps sparse files of about 235 MB.
 const LEAST_FREE_BYTES: u64 = 260_000_000;
-/// Longest wait for one embedding or chat call to a model server.
-const ENDPOINT_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Most connections to a model server, each with a thread.
+const MOST_CONNECTIONS: usize = 64;
 
 /// What a command needs of the program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,15 +73,15 @@ impl App {
         let store = open_store(&settings).await?;
         // The language model is read from the disk while the other core reads the embedding model and then the index.
         let loading = Arc::clone(&settings);
-        let generator = tokio::task::spawn_blocking(move || wanted_generator(&loading, need));
+        let writing = tokio::task::spawn_blocking(move || wanted_generators(&loading, need));
         let loading = Arc::clone(&settings);
         let embedder =
             tokio::task::spawn_blocking(move || took("embedding model", || load_embedder(&loading))).await??;
         let mut degraded = Vec::new();
         let vectors = open_index(&settings, embedder.as_ref(), &store, &mut degraded).await?;
-        let (generator, problem) = generator.await?;
+        let Generators { servers, local, problem } = writing.await?;
         degraded.extend(problem);
-        let inference = Inference::start(embedder, generator);
+        let inference = Inference::start_all(Models { embedder, servers, local });
         let indexer = Indexer { store: store.clone(), inference: inference.clone(), vectors: Arc::clone(&vectors) };
         let pipeline = pipeline(&settings, &store, &inference, &vectors).await?;
         Ok(Self { settings, store, inference, vectors, indexer, pipeline, degraded })
@@ -143,19 +145,62 @@ pub async fn pipeline(
     })
 }
 
-/// The language model, where one is wanted; what keeps it from being there, in words.
-fn wanted_generator(settings: &Settings, need: Need) -> (Option<Box<dyn Generator>>, Option<String>) {
-    if need == Need::Memory || settings.generation.kind == GenerationKind::None {
-        return (None, None);
+/// The language models that a start found.
+#[derive(Default)]
+struct Generators {
+    /// Connections to the model server.
+    servers: Vec<Box<dyn Generator>>,
+    local: Option<Box<dyn Generator>>,
+    /// What keeps a model from being there, in words.
+    problem: Option<String>,
+}
+
+/// The language models, where they are wanted.
+fn wanted_generators(settings: &Settings, need: Need) -> Generators {
+    let chosen = &settings.generation;
+    if need == Need::Memory || chosen.kind == GenerationKind::None {
+        return Generators::default();
     }
-    match took("language model", || load_generator(settings)) {
-        Ok(generator) => (Some(generator), None),
-        Err(error) => {
-            let problem = format!("replies are extractive only: {error:#}");
-            tracing::warn!("{problem}");
-            (None, Some(problem))
+    let mut found = Generators::default();
+    if chosen.kind == GenerationKind::OpenAi {
+        found.servers = model_servers(settings);
+        if chosen.fallback == GenerationFallback::None {
+            return found;
         }
     }
+    match took("language model", || load_local_generator(settings)) {
+        Ok(generator) => found.local = Some(generator),
+        Err(error) => {
+            let problem = match found.servers.is_empty() {
+                true => format!("replies are extractive only: {error:#}"),
+                false => format!("no local model stands behind the model server: {error:#}"),
+            };
+            tracing::warn!("{problem}");
+            found.problem = Some(problem);
+        }
+    }
+    found
+}
+
+/// A connection to the model server for each reply that is drafted at the same time.
+fn model_servers(settings: &Settings) -> Vec<Box<dyn Generator>> {
+    let Generation { url, model, api_key, silence_seconds, timeout_seconds, mask, .. } = &settings.generation;
+    // The local model, or the extractive reply, still needs its time when the server has said nothing.
+    let silence = Duration::from_secs_f32(*silence_seconds).min(settings.draft.deadline() / 2);
+    let server = OpenAiGenerator::new(Endpoint {
+        url: url.clone(),
+        model: model.clone(),
+        api_key: Some(api_key.clone()).filter(|key| !key.is_empty()),
+        timeout: Duration::from_secs_f32(*timeout_seconds),
+        silence,
+    });
+    let connection = || -> Box<dyn Generator> {
+        match mask.applies(url) {
+            true => Box::new(MaskedGenerator::new(Box::new(server.clone()))),
+            false => Box::new(server.clone()),
+        }
+    };
+    (0..settings.server.concurrency.clamp(1, MOST_CONNECTIONS)).map(|_| connection()).collect()
 }
 
 /// Does a part of the start and logs what it took.
@@ -207,35 +252,46 @@ pub fn load_embedder(settings: &Settings) -> Result<Box<dyn Embedder>> {
             let options = CandleBertOptions { prefixes, max_tokens: chosen.max_tokens };
             Box::new(CandleBertEmbedder::load(&chosen.folder, options)?)
         }
-        EmbeddingKind::OpenAi => Box::new(OpenAiEmbedder::new(OpenAiOptions {
-            base_url: chosen.url.clone(),
-            model: chosen.model.clone(),
-            api_key: Some(chosen.api_key.clone()).filter(|key| !key.is_empty()),
-            dimensions: None,
-            prefixes,
-            timeout: ENDPOINT_TIMEOUT,
-            batch: 32,
-            // About four bytes a token.
-            max_text_bytes: chosen.max_tokens * 4,
-        })?),
+        EmbeddingKind::OpenAi => {
+            let server = OpenAiEmbedder::new(OpenAiOptions {
+                base_url: chosen.url.clone(),
+                model: chosen.model.clone(),
+                api_key: Some(chosen.api_key.clone()).filter(|key| !key.is_empty()),
+                dimensions: Some(chosen.dimensions).filter(|dimensions| *dimensions > 0),
+                prefixes,
+                timeout: Duration::from_secs_f32(chosen.timeout_seconds),
+                batch: 32,
+                // About four bytes a token.
+                max_text_bytes: chosen.max_tokens * 4,
+                ..OpenAiOptions::default()
+            });
+            let server = server.context("with embedding.dimensions set, a start does not need the server")?;
+            match chosen.mask.applies(&chosen.url) {
+                true => Box::new(MaskedEmbedder::new(Box::new(server))),
+                false => Box::new(server),
+            }
+        }
     };
     Ok(Box::new(CachedEmbedder::new(embedder, DEFAULT_KEPT)))
 }
 
-/// Loads the chat model that the settings name.
+/// The chat model that the settings name: one connection to the model server, or the local model.
+///
+/// # Errors
+/// As [`load_local_generator`].
+pub fn load_generator(settings: &Settings) -> Result<Box<dyn Generator>> {
+    match settings.generation.kind {
+        GenerationKind::OpenAi => model_servers(settings).pop().context("no connection to the model server"),
+        GenerationKind::Gguf | GenerationKind::None => load_local_generator(settings),
+    }
+}
+
+/// Loads the chat model that runs in process.
 ///
 /// # Errors
 /// When its file is missing or damaged, or of a family that does not run in process.
-pub fn load_generator(settings: &Settings) -> Result<Box<dyn Generator>> {
+pub fn load_local_generator(settings: &Settings) -> Result<Box<dyn Generator>> {
     let chosen = &settings.generation;
-    if chosen.kind == GenerationKind::OpenAi {
-        return Ok(Box::new(OpenAiGenerator::new(Endpoint {
-            url: chosen.url.clone(),
-            model: chosen.model.clone(),
-            api_key: Some(chosen.api_key.clone()).filter(|key| !key.is_empty()),
-            timeout: ENDPOINT_TIMEOUT,
-        })));
-    }
     let file = match chosen.file.as_os_str().is_empty() {
         false => chosen.file.clone(),
         true => {

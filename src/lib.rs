@@ -10,6 +10,7 @@ pub mod cli;
 pub mod decide;
 pub mod draft;
 pub mod embed;
+pub mod endpoint;
 pub mod eval;
 pub mod events;
 pub mod http;

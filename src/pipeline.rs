@@ -19,7 +19,7 @@ use uuid::Uuid;
 use crate::decide::{self, PlanKind};
 use crate::draft::Drafter;
 use crate::events::Events;
-use crate::inference::{Inference, News};
+use crate::inference::{Inference, InferenceError, News, Writing};
 use crate::intake;
 use crate::learn;
 use crate::retrieve::retriever::{Ranked, Retriever, fold_duplicates};
@@ -144,11 +144,20 @@ impl Pipeline {
             if let Ok(request) = intake::prepare("", message, None, None, Vec::new()) {
                 self.judge(&request).await;
             }
-            let Ok(mut writing) = self.inference.generate(self.drafter.prompts().warm_up(&language)) else { return };
-            while let Some(news) = writing.next().await {
-                if let News::Done(Err(error)) = news {
-                    tracing::warn!(%error, "language model could not be warmed up");
-                }
+            let prompt = self.drafter.prompts().warm_up(&language);
+            self.warm_up_with(self.inference.generate(prompt.clone())).await;
+            // The model behind a server must not begin cold when it is needed.
+            if self.inference.server_health().is_some() && self.inference.local_generator_name().is_some() {
+                self.warm_up_with(self.inference.generate_locally(prompt)).await;
+            }
+        }
+    }
+
+    async fn warm_up_with(&self, writing: Result<Writing, InferenceError>) {
+        let Ok(mut writing) = writing else { return };
+        while let Some(news) = writing.next().await {
+            if let News::Done(Err(error)) = news {
+                tracing::warn!(%error, "language model could not be warmed up");
             }
         }
     }

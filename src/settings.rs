@@ -9,6 +9,8 @@ use figment::providers::{Env, Format, Toml};
 use serde::Deserialize;
 
 use crate::decide::Policy;
+use crate::draft::guard::links::LinkHost;
+use crate::endpoint::masking::MaskFor;
 use crate::http::client::Network;
 use crate::retrieve::fuse::{Fusion, Weights};
 use crate::retrieve::server::settings::IndexSettings;
@@ -174,6 +176,10 @@ pub struct Embedding {
     pub url: String,
     pub model: String,
     pub api_key: String,
+    /// Length of the server's vectors; 0 where it is asked at the start.
+    pub dimensions: usize,
+    pub timeout_seconds: f32,
+    pub mask: MaskFor,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -181,6 +187,14 @@ pub struct Embedding {
 pub enum GenerationKind {
     Gguf,
     OpenAi,
+    None,
+}
+
+/// Who writes while the model server does not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum GenerationFallback {
+    Gguf,
     None,
 }
 
@@ -194,6 +208,12 @@ pub struct Generation {
     pub url: String,
     pub model: String,
     pub api_key: String,
+    pub fallback: GenerationFallback,
+    /// Longest silence of the server before the first word and between two words.
+    pub silence_seconds: f32,
+    /// Longest time for a whole reply of the server.
+    pub timeout_seconds: f32,
+    pub mask: MaskFor,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -244,6 +264,8 @@ pub struct Draft {
     pub deadline_seconds: f32,
     pub evidence_tokens: usize,
     pub retrieved: usize,
+    /// Hosts that a reply may link to beside those of the articles it rests on.
+    pub link_hosts: Vec<LinkHost>,
 }
 
 impl Draft {
@@ -379,11 +401,38 @@ impl Settings {
         if self.embedding.kind == EmbeddingKind::Bert && self.embedding.folder.as_os_str().is_empty() {
             return invalid("embedding.folder", "kind \"bert\" needs the model's folder");
         }
-        if self.embedding.kind == EmbeddingKind::OpenAi && self.embedding.url.is_empty() {
-            return invalid("embedding.url", "kind \"openai\" needs the address of the endpoint");
+        self.validate_servers()
+    }
+
+    /// What concerns model servers alone.
+    fn validate_servers(&self) -> Result<(), SettingsError> {
+        let invalid = |key, reason: &str| Err(SettingsError::Invalid { key, reason: reason.to_owned() });
+        let has_scheme = |url: &str| url.starts_with("http://") || url.starts_with("https://");
+        let seconds = 0.05..=600.0;
+        if self.embedding.kind == EmbeddingKind::OpenAi {
+            if !has_scheme(&self.embedding.url) {
+                return invalid(
+                    "embedding.url",
+                    "kind \"openai\" needs the address of the endpoint, such as \"http://127.0.0.1:8080/v1\"",
+                );
+            }
+            if !seconds.contains(&self.embedding.timeout_seconds) {
+                return invalid("embedding.timeout_seconds", "must be between 0.05 and 600");
+            }
         }
-        if self.generation.kind == GenerationKind::OpenAi && self.generation.url.is_empty() {
-            return invalid("generation.url", "kind \"openai\" needs the address of the endpoint");
+        if self.generation.kind == GenerationKind::OpenAi {
+            if !has_scheme(&self.generation.url) {
+                return invalid(
+                    "generation.url",
+                    "kind \"openai\" needs the address of the endpoint, such as \"http://127.0.0.1:8000/v1\"",
+                );
+            }
+            if !seconds.contains(&self.generation.silence_seconds) {
+                return invalid("generation.silence_seconds", "must be between 0.05 and 600");
+            }
+            if !(self.generation.silence_seconds..=600.0).contains(&self.generation.timeout_seconds) {
+                return invalid("generation.timeout_seconds", "must be between generation.silence_seconds and 600");
+            }
         }
         Ok(())
     }
@@ -466,6 +515,33 @@ mod tests {
         ] {
             let error = load(&format!("[server]\n{line}\n")).expect_err(line).to_string();
             assert!(error.contains(key), "{line}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_model_server_needs_an_address_and_times_that_fit() {
+        let openai = "kind = \"openai\"\nurl = \"http://127.0.0.1:1/v1\"\n";
+        for section in ["embedding", "generation"] {
+            for url in ["", "127.0.0.1:8000", "ftp://models.example"] {
+                let text = format!("[{section}]\nkind = \"openai\"\nurl = \"{url}\"\n");
+                let error = load(&text).expect_err("no address").to_string();
+                assert!(error.contains(&format!("{section}.url")), "{error}");
+            }
+            assert!(load(&format!("[{section}]\n{openai}mask = \"always\"\n")).is_ok());
+            assert!(load(&format!("[{section}]\n{openai}mask = \"sometimes\"\n")).is_err());
+        }
+        let error = load(&format!("[generation]\n{openai}silence_seconds = 9\ntimeout_seconds = 3\n"));
+        assert!(error.expect_err("does not fit").to_string().contains("generation.timeout_seconds"));
+        assert!(load(&format!("[generation]\n{openai}fallback = \"bigger\"\n")).is_err());
+    }
+
+    #[test]
+    fn a_link_host_is_a_host_and_no_address() {
+        assert!(load("[draft]\nlink_hosts = [\"help.example.com\", \"*.example.org\"]\n").is_ok());
+        for wrong in ["https://help.example.com", "help.example.com/kb", "a b", "", "*", "*.com", "me@help.example.com"]
+        {
+            let error = load(&format!("[draft]\nlink_hosts = [\"{wrong}\"]\n")).expect_err("no host").to_string();
+            assert!(error.contains("link_hosts"), "{error}");
         }
     }
 

@@ -15,7 +15,7 @@ use crate::intake;
 use crate::intake::import::ImportOptions;
 use crate::learn::ingest::ingest_file;
 use crate::models::for_terminal;
-use crate::settings::{EmbeddingKind, GenerationKind, Settings};
+use crate::settings::{EmbeddingKind, GenerationFallback, GenerationKind, Settings};
 use crate::ticket::{AnswerKind, MemoryKind};
 
 /// The sample memory and requests that come with the program: an invented hosting and streaming company.
@@ -91,7 +91,13 @@ fn pull_models(settings: &Settings) -> Result<()> {
     if settings.embedding.kind == EmbeddingKind::E5 {
         wanted.push(EMBEDDING_MODEL);
     }
-    if settings.generation.kind == GenerationKind::Gguf && settings.generation.file.as_os_str().is_empty() {
+    let chosen = &settings.generation;
+    let runs_here = match chosen.kind {
+        GenerationKind::Gguf => true,
+        GenerationKind::OpenAi => chosen.fallback == GenerationFallback::Gguf,
+        GenerationKind::None => false,
+    };
+    if runs_here && chosen.file.as_os_str().is_empty() {
         wanted.push(CHAT_MODEL);
     }
     for name in wanted {

@@ -6,6 +6,7 @@ use anyhow::{Result, ensure};
 use serde::Serialize;
 
 use crate::app::{EMBEDDING_MODEL, model_store, open_store_shared};
+use crate::endpoint::address::shown;
 use crate::inference::CHAT_MODEL;
 use crate::models::Status;
 use crate::retrieve::server::ServerStore;
@@ -59,7 +60,7 @@ fn embedding(settings: &Settings) -> Result<Check> {
     match settings.embedding.kind {
         EmbeddingKind::E5 => built_in(settings, "embedding", EMBEDDING_MODEL),
         EmbeddingKind::Bert => Ok(folder_check("embedding", &settings.embedding.folder)),
-        EmbeddingKind::OpenAi => Ok(Check::good("embedding", format!("endpoint {}", settings.embedding.url))),
+        EmbeddingKind::OpenAi => Ok(Check::good("embedding", format!("endpoint {}", shown(&settings.embedding.url)))),
     }
 }
 
@@ -67,7 +68,7 @@ fn generation(settings: &Settings) -> Result<Check> {
     let chosen = &settings.generation;
     match chosen.kind {
         GenerationKind::None => Ok(Check::good("generation", "off: extractive replies only")),
-        GenerationKind::OpenAi => Ok(Check::good("generation", format!("endpoint {}", chosen.url))),
+        GenerationKind::OpenAi => Ok(Check::good("generation", format!("endpoint {}", shown(&chosen.url)))),
         GenerationKind::Gguf if chosen.file.as_os_str().is_empty() => built_in(settings, "generation", CHAT_MODEL),
         GenerationKind::Gguf => Ok(folder_check("generation", &chosen.file)),
     }

@@ -15,10 +15,11 @@ pub mod text;
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::decide::{Plan, PlanKind};
-use crate::inference::{Inference, InferenceError, News};
+use crate::inference::{Inference, InferenceError, News, Writing};
 use crate::pipeline::{Clock, Stage, tell};
 use crate::settings::{GenerationKind, Settings};
-use crate::ticket::{Draft, DraftKind, Evidence, Finding, Language, Request, Retrieved, Rule, Triage};
+use crate::ticket::{Draft, DraftKind, Finding, Language, Request, Retrieved, Rule, Triage};
+use guard::links::LinkHost;
 use guard::{Guard, GuardContext, Verdict};
 use prompt::Prompts;
 use select::{Budget, Selection};
@@ -47,6 +48,7 @@ pub struct Drafter {
     inference: Inference,
     max_tokens: usize,
     evidence_tokens: usize,
+    link_hosts: Vec<LinkHost>,
     /// False where the settings want extractive replies only.
     generates: bool,
 }
@@ -55,7 +57,8 @@ impl Drafter {
     pub fn new(prompts: Prompts, inference: Inference, settings: &Settings) -> Self {
         let (max_tokens, evidence_tokens) = (settings.generation.max_tokens, settings.draft.evidence_tokens);
         let generates = settings.generation.kind != GenerationKind::None;
-        Self { prompts, inference, max_tokens, evidence_tokens, generates }
+        let link_hosts = settings.draft.link_hosts.clone();
+        Self { prompts, inference, max_tokens, evidence_tokens, link_hosts, generates }
     }
 
     pub fn prompts(&self) -> &Prompts {
@@ -79,7 +82,7 @@ impl Drafter {
         let selection = if plan.draft { select::select(found, request, budget) } else { Selection::default() };
         drafting.draft = match plan.kind {
             PlanKind::Ask => self.question(request, &mut drafting.degraded),
-            _ => extract(&selection, request),
+            _ => self.extract(&selection, request),
         };
         drafting.extractive_ms = clock.elapsed_ms();
         if let Some(draft) = &drafting.draft {
@@ -111,7 +114,7 @@ impl Drafter {
         drafting: &mut Drafting,
     ) {
         let language = reply_language(&request.language);
-        let written = match self.write(request, selection, &language, clock, watch, drafting).await {
+        let (written, model) = match self.write(request, selection, &language, clock, watch, drafting).await {
             Ok(Some(written)) => written,
             Ok(None) => return,
             Err(InferenceError::NoGenerator) => return,
@@ -120,7 +123,7 @@ impl Drafter {
                 return drafting.degraded.push(format!("no generated reply: {error}"));
             }
         };
-        let verdict = check(&written, selection, request, &language);
+        let verdict = self.check(&written, selection, request, &language);
         for finding in &verdict.findings {
             let rule = format!("{:?}", finding.rule);
             metrics::counter!("respondo_guard_findings_total", "rule" => rule).increment(1);
@@ -138,12 +141,12 @@ impl Drafter {
             sentences: verdict.sentences,
             evidence: selection.evidence.clone(),
             findings: verdict.findings,
-            model: self.inference.generator_name().map(str::to_owned),
+            model,
         });
     }
 
-    /// Streams the model's text until it is whole or the deadline is over; then only whole sentences count. None when
-    /// nothing usable came in time.
+    /// Streams the model's text until it is whole or the deadline is over; then only whole sentences count. Gives the text
+    /// and the model's name; None when nothing usable came in time.
     async fn write(
         &self,
         request: &Request,
@@ -152,7 +155,7 @@ impl Drafter {
         clock: &Clock,
         watch: &UnboundedSender<Stage>,
         drafting: &mut Drafting,
-    ) -> Result<Option<String>, InferenceError> {
+    ) -> Result<Option<(String, Option<String>)>, InferenceError> {
         let prompt = match self.prompts.reply(request, &selection.evidence, language, self.max_tokens) {
             Ok(prompt) => prompt,
             Err(error) => {
@@ -163,13 +166,21 @@ impl Drafter {
         let mut writing = self.inference.generate(prompt)?;
         let customer_text = request.text();
         let ours = ours(language);
-        let mut judge = StreamJudge::new(&selection.evidence, &customer_text, language, &ours);
+        let mut judge = StreamJudge::new(&GuardContext {
+            evidence: &selection.evidence,
+            customer_text: &customer_text,
+            language,
+            ours: &ours,
+            link_hosts: &self.link_hosts,
+        });
         let mut text = String::new();
+        let signed =
+            |text: Option<String>, writing: &Writing| text.map(|text| (text, writing.model().map(str::to_owned)));
         loop {
             match tokio::time::timeout(clock.left(), writing.next()).await {
                 Err(_) => {
                     drafting.degraded.push("the generated reply was not whole at the deadline".to_owned());
-                    return Ok(whole_sentences(&text));
+                    return Ok(signed(whole_sentences(&text), &writing));
                 }
                 Ok(None) => return Err(InferenceError::Stopped),
                 Ok(Some(News::Text(added))) => {
@@ -181,30 +192,43 @@ impl Drafter {
                     }
                     if let Some(end) = judge.ends_at() {
                         // Dropping the writing ends it: what follows a sentence that obeyed somebody else is not worth its time.
-                        return Ok(whole_sentences(text.get(..end).unwrap_or_default()));
+                        return Ok(signed(whole_sentences(text.get(..end).unwrap_or_default()), &writing));
                     }
                 }
                 Ok(Some(News::Done(generation))) => {
                     let generation = generation?;
                     drafting.generated_ms = Some(clock.elapsed_ms());
                     let ended = generation.stop == crate::inference::generator::StopReason::End;
-                    return Ok(if ended { Some(generation.text) } else { whole_sentences(&generation.text) });
+                    let text = if ended { Some(generation.text) } else { whole_sentences(&generation.text) };
+                    return Ok(signed(text, &writing));
                 }
             }
         }
     }
-}
 
-/// The first racer, through the same guard.
-fn extract(selection: &Selection, request: &Request) -> Option<Draft> {
-    let draft = extractive::draft(selection, request)?;
-    let verdict = check(&draft.text, selection, request, &draft.language);
-    verdict.passed.then_some(Draft {
-        text: verdict.text,
-        sentences: verdict.sentences,
-        findings: verdict.findings,
-        ..draft
-    })
+    /// The first racer, through the same guard.
+    fn extract(&self, selection: &Selection, request: &Request) -> Option<Draft> {
+        let draft = extractive::draft(selection, request)?;
+        let verdict = self.check(&draft.text, selection, request, &draft.language);
+        verdict.passed.then_some(Draft {
+            text: verdict.text,
+            sentences: verdict.sentences,
+            findings: verdict.findings,
+            ..draft
+        })
+    }
+
+    fn check(&self, text: &str, selection: &Selection, request: &Request, language: &Language) -> Verdict {
+        let ours = ours(language);
+        let context = GuardContext {
+            evidence: &selection.evidence,
+            customer_text: &request.text(),
+            language,
+            ours: &ours,
+            link_hosts: &self.link_hosts,
+        };
+        guard::check(text, &context)
+    }
 }
 
 /// Sentences that the service may always say.
@@ -222,9 +246,8 @@ struct StreamJudge<'a> {
 }
 
 impl<'a> StreamJudge<'a> {
-    fn new(evidence: &'a [Evidence], customer_text: &'a str, language: &'a Language, ours: &'a [String]) -> Self {
-        let context = GuardContext { evidence, customer_text, language, ours };
-        Self { guard: Guard::new(&context), judged: 0, ends_at: None }
+    fn new(context: &GuardContext<'a>) -> Self {
+        Self { guard: Guard::new(context), judged: 0, ends_at: None }
     }
 
     /// What the guard objects to in the sentences that became whole since the last call, sentence by sentence.
@@ -248,13 +271,6 @@ impl<'a> StreamJudge<'a> {
     fn ends_at(&self) -> Option<usize> {
         self.ends_at
     }
-}
-
-fn check(text: &str, selection: &Selection, request: &Request, language: &Language) -> Verdict {
-    let ours = ours(language);
-    let customer_text = request.text();
-    let context = GuardContext { evidence: &selection.evidence, customer_text: &customer_text, language, ours: &ours };
-    guard::check(text, &context)
 }
 
 /// An agent who sees the other racer's reply still learns what was wrong with this one.
@@ -285,8 +301,13 @@ mod tests {
     #[test]
     fn a_sentence_is_judged_when_it_is_whole_and_one_that_gives_data_away_ends_the_reply() {
         let ours = ours(&Language::EN);
-        let evidence = [];
-        let mut judge = StreamJudge::new(&evidence, "My site is down", &Language::EN, &ours);
+        let mut judge = StreamJudge::new(&GuardContext {
+            evidence: &[],
+            customer_text: "My site is down",
+            language: &Language::EN,
+            ours: &ours,
+            link_hosts: &[],
+        });
         assert!(judge.judge("Open Settings. Write to ana.lopez@exam").is_empty() || judge.ends_at().is_none());
         assert_eq!(judge.ends_at(), None);
         let text = "Open Settings. Write to ana.lopez@private-mail.net about it. Then wait.";

@@ -1,10 +1,12 @@
 //! Texts that come again are not embedded again: a bounded memory in front of an embedder.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
 use super::{EmbedError, Embedder, Role};
+use crate::endpoint::breaker::Breaker;
 
 /// Vectors that are kept unless told otherwise: 6 MB at 384 dimensions.
 pub const DEFAULT_KEPT: usize = 4_096;
@@ -99,6 +101,10 @@ impl Embedder for CachedEmbedder {
 
     fn tokens_read(&self) -> u64 {
         self.inner.tokens_read()
+    }
+
+    fn breaker(&self) -> Option<Arc<Breaker>> {
+        self.inner.breaker()
     }
 }
 

@@ -5,16 +5,21 @@ pub mod cached;
 pub mod candle_bert;
 mod container;
 pub mod e5;
+pub mod masked;
 pub mod openai;
 pub mod peer;
 
 use std::path::Path;
+use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
+
+use crate::endpoint::breaker::Breaker;
 
 pub use cached::{CachedEmbedder, DEFAULT_KEPT};
 pub use candle_bert::{CandleBertEmbedder, CandleBertOptions};
 pub use e5::{DEFAULT_MAX_TOKENS, E5Embedder};
+pub use masked::MaskedEmbedder;
 pub use openai::{OpenAiEmbedder, OpenAiOptions};
 pub use peer::CandlePeer;
 
@@ -39,6 +44,10 @@ pub trait Embedder: Send {
     /// Tokens read since the model was loaded, where it is known; for reports of speed.
     fn tokens_read(&self) -> u64 {
         0
+    }
+    /// How the server behind it fares, where there is one.
+    fn breaker(&self) -> Option<Arc<Breaker>> {
+        None
     }
 }
 

@@ -2,21 +2,23 @@
 //! or a hosted service.
 
 use std::fmt;
+use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use ureq::Agent;
 
 use super::{EmbedError, Embedder, Prefixes, Role, cut, normalise};
+use crate::endpoint::address;
+use crate::endpoint::breaker::{Breaker, Health};
 
 /// Stands for a text without a visible character, which most servers refuse.
 const BLANK_TEXT: &str = "-";
 const WAIT_BEFORE_RETRY: Duration = Duration::from_millis(250);
-/// Characters of a server's own error message that are shown.
-const SHOWN_ERROR_BYTES: usize = 300;
-/// 2,048 vectors of 4,096 numbers in decimal stay below this.
-const LARGEST_ANSWER_BYTES: u64 = 256 << 20;
+/// What is read of an answer: this and, for each text, a vector of 8,192 numbers of 32 bytes in decimal.
+const ANSWER_BYTES: u64 = 1 << 20;
+const VECTOR_BYTES: u64 = 8_192 * 32;
 
 /// Where the embeddings come from.
 #[derive(Clone)]
@@ -30,8 +32,10 @@ pub struct OpenAiOptions {
     /// Length of the vectors; asked of the server where not set.
     pub dimensions: Option<usize>,
     pub prefixes: Prefixes,
-    /// For one request from connecting to the last byte.
+    /// For one request with passages from connecting to the last byte.
     pub timeout: Duration,
+    /// The same for a customer's request, which is answered by words alone where vectors take too long.
+    pub query_timeout: Duration,
     /// Texts in one request, at least 1.
     pub batch: usize,
     /// Longer texts are cut to this many bytes, since many servers refuse what their model cannot read.
@@ -47,31 +51,35 @@ impl Default for OpenAiOptions {
             dimensions: None,
             prefixes: Prefixes::default(),
             timeout: Duration::from_secs(30),
+            query_timeout: Duration::from_secs(3),
             batch: 64,
             max_text_bytes: 1_500,
         }
     }
 }
 
-/// As derived, without the key.
+/// As derived, without the key and the address's user.
 impl fmt::Debug for OpenAiOptions {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter
             .debug_struct("OpenAiOptions")
-            .field("base_url", &self.base_url)
+            .field("base_url", &address::shown(&self.base_url))
             .field("model", &self.model)
             .field("api_key", &self.api_key.as_ref().map(|_| "set"))
             .field("dimensions", &self.dimensions)
             .field("prefixes", &self.prefixes)
             .field("timeout", &self.timeout)
+            .field("query_timeout", &self.query_timeout)
             .field("batch", &self.batch)
             .field("max_text_bytes", &self.max_text_bytes)
             .finish()
     }
 }
 
-/// An [`Embedder`] behind HTTP. Every call blocks for at most two timeouts per batch.
+/// An [`Embedder`] behind HTTP. Every call blocks for at most two timeouts per batch; after failures in a row the server
+/// rests, and calls fail at once.
 pub struct OpenAiEmbedder {
+    breaker: Arc<Breaker>,
     agent: Agent,
     url: String,
     name: String,
@@ -86,12 +94,17 @@ impl OpenAiEmbedder {
     /// [`EmbedError::Endpoint`] when address or model are empty, or the server does not answer as it should.
     pub fn new(options: OpenAiOptions) -> Result<Self, EmbedError> {
         let base = options.base_url.trim_end_matches('/');
+        let mut config = Agent::config_builder()
+            .timeout_connect(Some(options.timeout.min(Duration::from_secs(3))))
+            .http_status_as_error(false)
+            // Texts go to the server that was named and to no other.
+            .max_redirects(0);
+        if !address::is_outside(&options.base_url) {
+            config = config.proxy(None);
+        }
         let mut embedder = Self {
-            agent: Agent::config_builder()
-                .timeout_global(Some(options.timeout))
-                .http_status_as_error(false)
-                .build()
-                .new_agent(),
+            breaker: Arc::default(),
+            agent: config.build().new_agent(),
             url: format!("{base}/embeddings"),
             name: format!("openai:{}:{:?}", options.model, options.prefixes),
             dimensions: options.dimensions.unwrap_or(0),
@@ -101,42 +114,64 @@ impl OpenAiEmbedder {
             return Err(embedder.failure("set both the address (base_url) and the model's name (model)"));
         }
         if embedder.dimensions == 0 {
-            let probe = embedder.request(&[BLANK_TEXT.to_string()])?;
+            let probe = embedder.request(&[BLANK_TEXT.to_string()], Role::Passage)?;
             embedder.dimensions = probe.first().map_or(0, Vec::len);
         }
         Ok(embedder)
     }
 
     /// One batch, tried a second time where that may help.
-    fn request(&self, inputs: &[String]) -> Result<Vec<Vec<f32>>, EmbedError> {
-        match self.try_request(inputs) {
-            Ok(vectors) => Ok(vectors),
+    fn request(&self, inputs: &[String], role: Role) -> Result<Vec<Vec<f32>>, EmbedError> {
+        if !self.breaker.admit(Instant::now()) {
+            let Health::Rests { left, reason } = self.breaker.health(Instant::now()) else {
+                return Err(self.failure("rests; its rest has just ended"));
+            };
+            return Err(self.failure(format!("rests for {} s after failures: {reason}", left.as_secs())));
+        }
+        let tried = match self.try_request(inputs, role) {
             Err(failure) if failure.may_pass => {
                 thread::sleep(WAIT_BEFORE_RETRY);
-                self.try_request(inputs).map_err(|failure| self.failure(failure.reason))
+                self.try_request(inputs, role)
             }
-            Err(failure) => Err(self.failure(failure.reason)),
+            outcome => outcome,
+        };
+        match tried {
+            Ok(vectors) => {
+                self.breaker.succeeded();
+                Ok(vectors)
+            }
+            Err(Failure { refused: true, reason, .. }) => {
+                self.breaker.succeeded();
+                Err(self.failure(reason))
+            }
+            Err(failure) => {
+                metrics::counter!("respondo_model_server_failures_total", "task" => "embed").increment(1);
+                self.breaker.failed(Instant::now(), &self.safe(&failure.reason));
+                Err(self.failure(failure.reason))
+            }
         }
     }
 
-    fn try_request(&self, inputs: &[String]) -> Result<Vec<Vec<f32>>, Failure> {
-        let mut request = self.agent.post(&self.url);
+    fn try_request(&self, inputs: &[String], role: Role) -> Result<Vec<Vec<f32>>, Failure> {
+        let limit = match role {
+            Role::Query => self.options.query_timeout.min(self.options.timeout),
+            Role::Passage => self.options.timeout,
+        };
+        let mut request = self.agent.post(&self.url).config().timeout_global(Some(limit)).build();
         if let Some(key) = &self.options.api_key {
             request = request.header("authorization", format!("Bearer {key}"));
         }
         let body = Request { model: &self.options.model, input: inputs, encoding_format: "float" };
-        let mut response = request
-            .send_json(&body)
-            .map_err(|error| Failure { may_pass: may_pass(&error), reason: format!("no answer: {error}") })?;
+        let mut response = request.send_json(&body).map_err(|error| Failure::of_connection("no answer", &error))?;
         let status = response.status();
-        let answer = response.body_mut().with_config().limit(LARGEST_ANSWER_BYTES).read_to_vec();
-        let answer = answer
-            .map_err(|error| Failure { may_pass: may_pass(&error), reason: format!("answer broke off: {error}") })?;
+        let most = ANSWER_BYTES + VECTOR_BYTES * inputs.len() as u64;
+        let answer = response.body_mut().with_config().limit(most).read_to_vec();
+        let answer = answer.map_err(|error| Failure::of_connection("answer broke off", &error))?;
         if !status.is_success() {
             let may_pass = status.as_u16() == 429 || status.is_server_error();
             let shown = String::from_utf8_lossy(&answer);
-            let reason = format!("status {status}{}: {}", advice(status.as_u16()), cut(&shown, SHOWN_ERROR_BYTES));
-            return Err(Failure { may_pass, reason });
+            let reason = format!("status {status}{}: {shown}", advice(status.as_u16()));
+            return Err(Failure { may_pass, refused: matches!(status.as_u16(), 400 | 413 | 422), reason });
         }
         let answer: Answer = serde_json::from_slice(&answer)
             .map_err(|error| Failure::lasting(format!("answer is no list of embeddings: {error}")))?;
@@ -160,6 +195,10 @@ impl OpenAiEmbedder {
                     self.dimensions
                 ));
             }
+            // Such a vector would be found by everything or by nothing.
+            if vector.iter().any(|value| !value.is_finite()) || vector.iter().all(|value| *value == 0.0) {
+                return Err("answer has a vector that has no direction (zeros, or numbers out of range)".to_owned());
+            }
             normalise(vector);
         }
         Ok(vectors)
@@ -172,7 +211,12 @@ impl OpenAiEmbedder {
     }
 
     fn failure(&self, reason: impl Into<String>) -> EmbedError {
-        EmbedError::Endpoint { url: self.url.clone(), reason: reason.into() }
+        EmbedError::Endpoint { url: address::shown(&self.url), reason: self.safe(&reason.into()) }
+    }
+
+    /// Fit for logs and people.
+    fn safe(&self, reason: &str) -> String {
+        address::without_secrets(reason, &self.options.base_url, self.options.api_key.as_deref())
     }
 }
 
@@ -189,21 +233,33 @@ impl Embedder for OpenAiEmbedder {
         let mut vectors = Vec::with_capacity(texts.len());
         for batch in texts.chunks(self.options.batch.max(1)) {
             let inputs: Vec<String> = batch.iter().map(|text| self.input(text, role)).collect();
-            vectors.extend(self.request(&inputs)?);
+            vectors.extend(self.request(&inputs, role)?);
         }
         Ok(vectors)
+    }
+
+    fn breaker(&self) -> Option<Arc<Breaker>> {
+        Some(Arc::clone(&self.breaker))
     }
 }
 
 struct Failure {
     /// Whether the same request may succeed a moment later.
     may_pass: bool,
+    /// The server lives and does not want these texts.
+    refused: bool,
     reason: String,
 }
 
 impl Failure {
     fn lasting(reason: String) -> Self {
-        Self { may_pass: false, reason }
+        Self { may_pass: false, refused: false, reason }
+    }
+
+    /// A connection that was refused or lost may come back; a request that ran out of time has had its time.
+    fn of_connection(what: &str, error: &ureq::Error) -> Self {
+        let may_pass = matches!(error, ureq::Error::Io(_) | ureq::Error::ConnectionFailed);
+        Self { may_pass, refused: false, reason: format!("{what}: {error}") }
     }
 }
 
@@ -225,11 +281,6 @@ struct Item {
     embedding: Vec<f32>,
 }
 
-/// A connection that was refused or lost may come back; a request that ran out of time has had its time.
-fn may_pass(error: &ureq::Error) -> bool {
-    matches!(error, ureq::Error::Io(_) | ureq::Error::ConnectionFailed)
-}
-
 fn advice(status: u16) -> &'static str {
     match status {
         401 | 403 => " (check the API key)",
@@ -240,126 +291,5 @@ fn advice(status: u16) -> &'static str {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::io::{BufRead, BufReader, Read, Write};
-    use std::net::TcpListener;
-    use std::thread::JoinHandle;
-
-    use super::*;
-
-    /// Answers one connection per given answer, in order, and returns the requests' heads and bodies.
-    fn server(answers: Vec<(u16, &'static str)>) -> (String, JoinHandle<Vec<String>>) {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let url = format!("http://{}/v1/", listener.local_addr().expect("bound"));
-        let handle = thread::spawn(move || {
-            answers.into_iter().map(|(status, body)| answer_once(&listener, status, body)).collect()
-        });
-        (url, handle)
-    }
-
-    fn answer_once(listener: &TcpListener, status: u16, body: &str) -> String {
-        let (mut stream, _) = listener.accept().expect("a connection");
-        let mut reader = BufReader::new(stream.try_clone().expect("clone"));
-        let mut seen = String::new();
-        let mut length = 0;
-        loop {
-            let mut line = String::new();
-            reader.read_line(&mut line).expect("a line");
-            if let Some(value) = line.to_lowercase().strip_prefix("content-length:") {
-                length = value.trim().parse().expect("a number");
-            }
-            seen.push_str(&line);
-            if line == "\r\n" || line.is_empty() {
-                break;
-            }
-        }
-        let mut request = vec![0; length];
-        reader.read_exact(&mut request).expect("the body");
-        seen.push_str(&String::from_utf8_lossy(&request));
-        let answer = format!(
-            "HTTP/1.1 {status} X\r\ncontent-type: application/json\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
-            body.len()
-        );
-        stream.write_all(answer.as_bytes()).expect("sent");
-        seen
-    }
-
-    fn options(base_url: String) -> OpenAiOptions {
-        OpenAiOptions {
-            base_url,
-            model: "m".to_string(),
-            api_key: Some("secret-key".to_string()),
-            dimensions: Some(2),
-            prefixes: Prefixes::e5(),
-            timeout: Duration::from_secs(5),
-            ..OpenAiOptions::default()
-        }
-    }
-
-    const TWO: &str = r#"{"data":[{"index":1,"embedding":[0,2]},{"index":0,"embedding":[3,4]}]}"#;
-
-    #[test]
-    fn vectors_come_back_in_order_and_as_unit_vectors() {
-        let (url, handle) = server(vec![(200, TWO)]);
-        let mut embedder = OpenAiEmbedder::new(options(url)).expect("an embedder");
-        let vectors = embedder.embed(&["no puedo entrar", "   "], Role::Query).expect("vectors");
-        assert_eq!(vectors, [[0.6, 0.8], [0.0, 1.0]]);
-        let seen = handle.join().expect("server").remove(0);
-        assert!(seen.starts_with("POST /v1/embeddings "), "{seen}");
-        assert!(seen.contains("Bearer secret-key"), "{seen}");
-        let body = seen.split_once("\r\n\r\n").expect("a body").1;
-        let body: serde_json::Value = serde_json::from_str(body).expect("JSON");
-        assert_eq!(body["input"], serde_json::json!(["query: no puedo entrar", "query: -"]));
-    }
-
-    #[test]
-    fn dimensions_are_asked_for_when_not_set_and_batches_are_kept() {
-        let one = r#"{"data":[{"index":0,"embedding":[1,0]}]}"#;
-        let (url, handle) = server(vec![(200, one), (200, one), (200, one)]);
-        let mut embedder =
-            OpenAiEmbedder::new(OpenAiOptions { dimensions: None, batch: 1, ..options(url) }).expect("an embedder");
-        assert_eq!(embedder.dimensions(), 2);
-        assert_eq!(embedder.embed(&["a", "b"], Role::Passage).expect("vectors").len(), 2);
-        assert_eq!(handle.join().expect("server").len(), 3);
-    }
-
-    #[test]
-    fn an_overloaded_server_is_asked_once_more() {
-        let (url, handle) = server(vec![(503, "busy"), (200, TWO)]);
-        let mut embedder = OpenAiEmbedder::new(options(url)).expect("an embedder");
-        assert_eq!(embedder.embed(&["a", "b"], Role::Query).expect("vectors").len(), 2);
-        assert_eq!(handle.join().expect("server").len(), 2);
-    }
-
-    #[test]
-    fn errors_name_what_is_wrong_and_never_the_key() {
-        for (status, body, wanted) in [
-            (401, r#"{"error":"bad key"}"#, "check the API key"),
-            (404, "no such route", "ends in /v1"),
-            (200, "<html>", "no list of embeddings"),
-            (200, r#"{"data":[{"index":7,"embedding":[1,2]}]}"#, "number 7"),
-            (200, r#"{"data":[{"index":0,"embedding":[1,2,3]}]}"#, "3 numbers where 2"),
-            (200, r#"{"data":[]}"#, "0 numbers where 2"),
-        ] {
-            let (url, handle) = server(vec![(status, body)]);
-            let mut embedder = OpenAiEmbedder::new(options(url)).expect("an embedder");
-            let error = embedder.embed(&["a"], Role::Query).expect_err("an error").to_string();
-            assert!(error.contains(wanted), "{error} does not contain {wanted}");
-            assert!(!error.contains("secret-key"), "{error}");
-            handle.join().expect("server");
-        }
-        assert!(!format!("{:?}", options(String::new())).contains("secret-key"));
-    }
-
-    #[test]
-    fn nobody_there_and_no_address_are_clear_errors() {
-        let free = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let url = format!("http://{}/v1", free.local_addr().expect("bound"));
-        drop(free);
-        let mut embedder = OpenAiEmbedder::new(options(url)).expect("an embedder");
-        let error = embedder.embed(&["a"], Role::Query).expect_err("nobody there").to_string();
-        assert!(error.contains("no answer"), "{error}");
-        let error = OpenAiEmbedder::new(options(String::new())).err().expect("no address").to_string();
-        assert!(error.contains("base_url"), "{error}");
-    }
-}
+#[path = "openai_tests.rs"]
+mod tests;

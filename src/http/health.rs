@@ -8,6 +8,8 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::AppState;
+use crate::endpoint::breaker::Health;
+use crate::inference::Inference;
 
 /// State of one part of the service.
 #[derive(Serialize, ToSchema)]
@@ -45,16 +47,19 @@ pub async fn readyz(State(state): State<AppState>) -> Response {
         Ok(()) => Part { name: "store", ready: true, detail: "answers".to_owned() },
         Err(error) => Part { name: "store", ready: false, detail: error.to_string() },
     };
-    let model = pipeline.inference.generator_name().unwrap_or("none: extractive replies only");
+    let inference = &pipeline.inference;
+    let health = inference.embedding_health().unwrap_or(Health::Good);
+    let embedding = server_state(health, inference.embedder_name(), "only words are searched");
+    let generation = generation(inference);
     let parts = vec![
         store,
         index,
         Part {
             name: "embedding",
             ready: true,
-            detail: format!("{}; waiting: {urgent} requests, {bulk} batches", pipeline.inference.embedder_name()),
+            detail: format!("{embedding}; waiting: {urgent} requests, {bulk} batches"),
         },
-        Part { name: "generation", ready: true, detail: format!("{model}; waiting: {writing} replies") },
+        Part { name: "generation", ready: true, detail: format!("{generation}; waiting: {writing} replies") },
     ];
     let ready = parts.iter().all(|part| part.ready);
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
@@ -74,6 +79,28 @@ async fn index(state: &AppState) -> Part {
         None => detail,
     };
     Part { name: "index", ready, detail }
+}
+
+/// Who writes at present, in words.
+fn generation(inference: &Inference) -> String {
+    let (Some(health), Some(server)) = (inference.server_health(), inference.generator_name()) else {
+        return inference.generator_name().unwrap_or("none: extractive replies only").to_owned();
+    };
+    let instead = match inference.local_generator_name() {
+        Some(local) => format!("{local} writes"),
+        None => "replies are extractive".to_owned(),
+    };
+    server_state(health, server, &instead)
+}
+
+/// A server's name, and where it rests, why and what happens instead.
+fn server_state(health: Health, name: &str, instead: &str) -> String {
+    match health {
+        Health::Good => name.to_owned(),
+        Health::Rests { left, reason } => {
+            format!("{name} on a server that rests for {} s, meanwhile {instead}: {reason}", left.as_secs())
+        }
+    }
 }
 
 /// Prometheus metrics.

@@ -84,6 +84,8 @@ pub enum GenerateError {
     TooLong { tokens: usize, context: usize },
     #[error("model server {url}: {reason}")]
     Endpoint { url: String, reason: String },
+    #[error("model server {url} does not take this prompt: {reason}")]
+    Refused { url: String, reason: String },
 }
 
 /// Where replies to write come from and where their text goes.

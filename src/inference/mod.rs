@@ -3,13 +3,16 @@
 //! Two inference threads do not add up on two cores: candle's matrix products share one pool. So everything that
 //! computes goes through one queue: a customer's request is embedded first, then replies are written, then bulk ingest is
 //! embedded. While replies are written, several side by side where the model can, waiting requests are embedded between two
-//! layers. A generator on another machine gets a thread of its own. Full queues refuse at once instead of growing.
+//! layers. A model server is asked by threads of its own, and before the local model; what it does not begin, the local model
+//! writes. Full queues refuse at once instead of growing.
 
 pub mod chat_model;
 pub mod generator;
 pub mod gguf;
+pub mod masked;
 pub mod openai;
 pub mod qwen;
+mod remote;
 pub mod speculate;
 pub mod writer;
 
@@ -17,12 +20,14 @@ use std::collections::VecDeque;
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 use tokio::sync::{mpsc, oneshot};
 
 use crate::embed::{EmbedError, Embedder, Role};
+use crate::endpoint::breaker::{Breaker, Health};
 use generator::{GenerateError, GenerateRequest, Generation, Generator, Replies, Step};
 
 /// Name of the built-in chat model in the manifest.
@@ -42,6 +47,8 @@ pub enum InferenceError {
     Stopped,
     #[error("no language model is loaded; run `respondo doctor`")]
     NoGenerator,
+    #[error("the model server rests for {seconds} s after failures: {reason}")]
+    Resting { seconds: u64, reason: String },
     #[error(transparent)]
     Embed(#[from] EmbedError),
     #[error(transparent)]
@@ -60,6 +67,7 @@ struct GenerateJob {
     request: GenerateRequest,
     cancelled: Arc<AtomicBool>,
     news: mpsc::UnboundedSender<News>,
+    model: Arc<OnceLock<Arc<str>>>,
 }
 
 /// What a caller hears of a reply in progress.
@@ -73,9 +81,15 @@ pub enum News {
 pub struct Writing {
     news: mpsc::UnboundedReceiver<News>,
     cancelled: Arc<AtomicBool>,
+    model: Arc<OnceLock<Arc<str>>>,
 }
 
 impl Writing {
+    /// Name of the model that writes; None before one has begun.
+    pub fn model(&self) -> Option<&str> {
+        self.model.get().map(|name| &**name)
+    }
+
     /// The next piece; `None` only when the inference thread is gone.
     pub async fn next(&mut self) -> Option<News> {
         self.news.recv().await
@@ -91,7 +105,10 @@ impl Drop for Writing {
 #[derive(Default)]
 struct Queues {
     urgent: VecDeque<EmbedJob>,
+    /// Replies for the local model.
     generate: VecDeque<GenerateJob>,
+    /// Replies for the model server.
+    remote: VecDeque<GenerateJob>,
     bulk: VecDeque<EmbedJob>,
     closed: bool,
 }
@@ -101,6 +118,10 @@ struct Shared {
     queues: Mutex<Queues>,
     arrived: Condvar,
     tokens_read: AtomicU64,
+    /// Name of the model that runs in process, where there is one.
+    local: Option<Arc<str>>,
+    /// How the model server fares.
+    server: Breaker,
 }
 
 impl Shared {
@@ -119,40 +140,56 @@ enum Job {
     Generate(GenerateJob),
 }
 
+/// The models behind one [`Inference`].
+pub struct Models {
+    pub embedder: Box<dyn Embedder>,
+    /// Connections to one model server, each for a reply at a time. It is asked before `local`.
+    pub servers: Vec<Box<dyn Generator>>,
+    /// The language model that runs in process.
+    pub local: Option<Box<dyn Generator>>,
+}
+
 /// Handle to the inference thread; cheap to clone.
 #[derive(Clone)]
 pub struct Inference {
     shared: Arc<Shared>,
     embedder_name: Arc<str>,
     dimensions: usize,
-    generator_name: Option<Arc<str>>,
+    /// How the server that embeds fares, where one does.
+    embedding_server: Option<Arc<Breaker>>,
+    /// Name of the model on the server, where there is one.
+    server_name: Option<Arc<str>>,
     threads: Arc<Mutex<Vec<JoinHandle<()>>>>,
 }
 
 impl Inference {
-    /// Takes the models into their thread.
+    /// Takes the models into their thread; a generator that is not local counts as a model server.
     pub fn start(embedder: Box<dyn Embedder>, generator: Option<Box<dyn Generator>>) -> Self {
-        let shared = Arc::new(Shared::default());
+        let (local, servers): (Vec<_>, Vec<_>) = generator.into_iter().partition(|generator| generator.is_local());
+        Self::start_all(Models { embedder, servers, local: local.into_iter().next() })
+    }
+
+    /// Takes the models into their threads.
+    pub fn start_all(models: Models) -> Self {
+        let Models { embedder, servers, local } = models;
+        let local_name = local.as_ref().map(|generator| Arc::from(generator.name()));
+        let shared = Arc::new(Shared { local: local_name, ..Shared::default() });
         let embedder_name: Arc<str> = embedder.name().into();
-        let dimensions = embedder.dimensions();
-        let generator_name = generator.as_ref().map(|g| Arc::from(g.name()));
+        let (dimensions, embedding_server) = (embedder.dimensions(), embedder.breaker());
+        let server_name = servers.first().map(|server| Arc::from(server.name()));
         let mut threads = Vec::new();
-        let local = match generator {
-            Some(remote) if !remote.is_local() => {
-                let queues = Arc::clone(&shared);
-                threads.push(spawn("remote-generator", move || remote_loop(&queues, remote)));
-                None
-            }
-            other => other,
-        };
-        let serves_generator = local.is_some() || generator_name.is_none();
+        for server in servers {
+            let queues = Arc::clone(&shared);
+            threads.push(spawn("remote-generator", move || remote::serve(&queues, server)));
+        }
         let queues = Arc::clone(&shared);
-        threads.push(spawn("inference", move || local_loop(&queues, embedder, local, serves_generator)));
+        threads.push(spawn("inference", move || local_loop(&queues, embedder, local)));
         Self {
             shared,
             embedder_name,
             dimensions,
-            generator_name,
+            embedding_server,
+            server_name,
             threads: Arc::new(Mutex::new(threads.into_iter().flatten().collect())),
         }
     }
@@ -166,9 +203,24 @@ impl Inference {
         self.dimensions
     }
 
-    /// Name of the language model, where there is one.
+    /// Name of the language model that is asked first, where there is one.
     pub fn generator_name(&self) -> Option<&str> {
-        self.generator_name.as_deref()
+        self.server_name.as_deref().or(self.shared.local.as_deref())
+    }
+
+    /// Name of the language model that runs in process, where there is one.
+    pub fn local_generator_name(&self) -> Option<&str> {
+        self.shared.local.as_deref()
+    }
+
+    /// How the server that writes fares; None where none is asked.
+    pub fn server_health(&self) -> Option<Health> {
+        self.server_name.is_some().then(|| self.shared.server.health(Instant::now()))
+    }
+
+    /// How the server that embeds fares; None where none is asked.
+    pub fn embedding_health(&self) -> Option<Health> {
+        self.embedding_server.as_ref().map(|server| server.health(Instant::now()))
     }
 
     /// Embeds a customer's request ahead of everything else.
@@ -200,20 +252,45 @@ impl Inference {
         receiver.await.map_err(|_| InferenceError::Stopped)?
     }
 
-    /// Starts to write a reply.
+    /// Starts to write a reply: on the model server, or by the local model while the server rests.
     ///
     /// # Errors
-    /// [`InferenceError::NoGenerator`] where only the extractive racer runs, [`InferenceError::Overloaded`] when too many
-    /// replies wait.
+    /// [`InferenceError::NoGenerator`] where only the extractive racer runs, [`InferenceError::Resting`] where nothing stands
+    /// behind a server that rests, [`InferenceError::Overloaded`] when too many replies wait.
     pub fn generate(&self, request: GenerateRequest) -> Result<Writing, InferenceError> {
-        if self.generator_name.is_none() {
-            return Err(InferenceError::NoGenerator);
+        match self.server_health() {
+            Some(Health::Good) => self.put(request, |queues| &mut queues.remote),
+            Some(Health::Rests { left, reason }) if self.shared.local.is_none() => {
+                Err(InferenceError::Resting { seconds: left.as_secs(), reason })
+            }
+            _ => self.generate_locally(request),
         }
+    }
+
+    /// Starts to write a reply with the model that runs in process.
+    ///
+    /// # Errors
+    /// As [`Inference::generate`].
+    pub fn generate_locally(&self, request: GenerateRequest) -> Result<Writing, InferenceError> {
+        match self.shared.local {
+            Some(_) => self.put(request, |queues| &mut queues.generate),
+            None => Err(InferenceError::NoGenerator),
+        }
+    }
+
+    fn put(
+        &self,
+        request: GenerateRequest,
+        queue: impl FnOnce(&mut Queues) -> &mut VecDeque<GenerateJob>,
+    ) -> Result<Writing, InferenceError> {
         let (news, receiver) = mpsc::unbounded_channel();
-        let cancelled = Arc::new(AtomicBool::new(false));
-        let job = GenerateJob { request, cancelled: Arc::clone(&cancelled), news };
-        self.push(|queues| (queues.generate.len() < GENERATE_LIMIT).then(|| queues.generate.push_back(job)))?;
-        Ok(Writing { news: receiver, cancelled })
+        let (cancelled, model) = (Arc::new(AtomicBool::new(false)), Arc::new(OnceLock::new()));
+        let job = GenerateJob { request, cancelled: Arc::clone(&cancelled), news, model: Arc::clone(&model) };
+        self.push(|queues| {
+            let queue = queue(queues);
+            (queue.len() < GENERATE_LIMIT).then(|| queue.push_back(job))
+        })?;
+        Ok(Writing { news: receiver, cancelled, model })
     }
 
     /// Tokens that the embedder has read since the start.
@@ -224,7 +301,7 @@ impl Inference {
     /// Jobs waiting: requests to embed, replies to write, bulk batches.
     pub fn waiting(&self) -> (usize, usize, usize) {
         let queues = self.shared.lock();
-        (queues.urgent.len(), queues.generate.len(), queues.bulk.len())
+        (queues.urgent.len(), queues.generate.len() + queues.remote.len(), queues.bulk.len())
     }
 
     fn push(&self, add: impl FnOnce(&mut Queues) -> Option<()>) -> Result<(), InferenceError> {
@@ -245,6 +322,7 @@ impl Inference {
             queues.closed = true;
             queues.urgent.clear();
             queues.generate.clear();
+            queues.remote.clear();
             queues.bulk.clear();
         }
         self.shared.arrived.notify_all();
@@ -267,17 +345,12 @@ fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Option<JoinHandle<
     }
 }
 
-fn local_loop(
-    shared: &Shared,
-    mut embedder: Box<dyn Embedder>,
-    mut generator: Option<Box<dyn Generator>>,
-    serves_generator: bool,
-) {
+fn local_loop(shared: &Shared, mut embedder: Box<dyn Embedder>, mut generator: Option<Box<dyn Generator>>) {
     while let Some(job) = next_job(shared, |queues| {
         if let Some(job) = queues.urgent.pop_front() {
             return Some(Job::Embed(job));
         }
-        if serves_generator && let Some(job) = queues.generate.pop_front() {
+        if let Some(job) = queues.generate.pop_front() {
             return Some(Job::Generate(job));
         }
         queues.bulk.pop_front().map(Job::Embed)
@@ -294,12 +367,6 @@ fn local_loop(
             }
             (Job::Generate(job), None) => send(&job.news, News::Done(Err(InferenceError::NoGenerator))),
         }
-    }
-}
-
-fn remote_loop(shared: &Shared, mut generator: Box<dyn Generator>) {
-    while let Some(job) = next_job(shared, |queues| queues.generate.pop_front()) {
-        run_generate(shared, generator.as_mut(), job, &mut || {});
     }
 }
 
@@ -375,7 +442,10 @@ impl Replies for Writings<'_> {
             }
         };
         self.count += 1;
-        let GenerateJob { request, cancelled, news } = job;
+        let GenerateJob { request, cancelled, news, model } = job;
+        if let Some(name) = &self.shared.local {
+            model.get_or_init(|| Arc::clone(name));
+        }
         self.taken.push(Taken { id: self.count, cancelled, news });
         Some((self.count, request))
     }
@@ -416,113 +486,4 @@ fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use generator::StopReason;
-
-    /// Gives the length of each text; panics on "boom".
-    struct LengthEmbedder;
-
-    impl Embedder for LengthEmbedder {
-        fn name(&self) -> &str {
-            "length"
-        }
-        fn dimensions(&self) -> usize {
-            1
-        }
-        fn embed(&mut self, texts: &[&str], _role: Role) -> Result<Vec<Vec<f32>>, EmbedError> {
-            assert!(!texts.contains(&"boom"), "boom was asked for");
-            Ok(texts.iter().map(|text| vec![text.len() as f32]).collect())
-        }
-    }
-
-    /// Writes "a" until told to stop, a millisecond apart.
-    struct Endless {
-        local: bool,
-    }
-
-    impl Generator for Endless {
-        fn name(&self) -> &str {
-            "endless"
-        }
-        fn is_local(&self) -> bool {
-            self.local
-        }
-        fn generate(
-            &mut self,
-            request: &GenerateRequest,
-            on_step: &mut dyn FnMut(Step<'_>) -> ControlFlow<()>,
-        ) -> Result<Generation, GenerateError> {
-            let mut written = 0;
-            while written < request.max_tokens {
-                std::thread::sleep(std::time::Duration::from_millis(1));
-                written += 1;
-                if on_step(Step::Text("a")).is_break() {
-                    break;
-                }
-            }
-            let stop = if written < request.max_tokens { StopReason::Cancelled } else { StopReason::Length };
-            let text = "a".repeat(written);
-            Ok(Generation { text, stop, prompt_tokens: 0, reused_tokens: 0, written_tokens: written })
-        }
-    }
-
-    fn request(max_tokens: usize) -> GenerateRequest {
-        GenerateRequest { turns: Vec::new(), shared_turns: 0, max_tokens }
-    }
-
-    #[tokio::test]
-    async fn a_request_is_embedded_while_a_reply_is_written() {
-        let inference = Inference::start(Box::new(LengthEmbedder), Some(Box::new(Endless { local: true })));
-        let mut writing = inference.generate(request(1_000_000)).expect("queue is empty");
-        assert!(matches!(writing.next().await, Some(News::Text(_))));
-        assert_eq!(inference.embed_query("four".to_owned()).await.expect("served between steps"), vec![4.0]);
-        drop(writing);
-        inference.stop();
-    }
-
-    #[tokio::test]
-    async fn dropping_the_reader_ends_the_generation() {
-        for local in [true, false] {
-            let inference = Inference::start(Box::new(LengthEmbedder), Some(Box::new(Endless { local })));
-            drop(inference.generate(request(1_000_000)).expect("queue is empty"));
-            let mut second = inference.generate(request(3)).expect("queue has room");
-            let mut text = String::new();
-            let done = loop {
-                match second.next().await.expect("thread lives") {
-                    News::Text(added) => text.push_str(&added),
-                    News::Done(result) => break result.expect("no failure"),
-                }
-            };
-            assert_eq!((text.as_str(), done.stop), ("aaa", StopReason::Length));
-            inference.stop();
-        }
-    }
-
-    #[tokio::test]
-    async fn a_panic_in_model_code_is_an_error_and_the_thread_lives_on() {
-        let inference = Inference::start(Box::new(LengthEmbedder), None);
-        let failed = inference.embed_query("boom".to_owned()).await;
-        assert!(matches!(failed, Err(InferenceError::Panicked(_))), "{failed:?}");
-        assert_eq!(inference.embed_query("ok".to_owned()).await.expect("next job runs"), vec![2.0]);
-        assert!(matches!(inference.generate(request(1)), Err(InferenceError::NoGenerator)));
-        inference.stop();
-        assert!(matches!(inference.embed_query("late".to_owned()).await, Err(InferenceError::Stopped)));
-    }
-
-    #[tokio::test]
-    async fn a_full_queue_refuses_at_once() {
-        let inference = Inference::start(Box::new(LengthEmbedder), Some(Box::new(Endless { local: false })));
-        let mut kept = Vec::new();
-        let refused = loop {
-            match inference.generate(request(1_000_000)) {
-                Ok(writing) => kept.push(writing),
-                Err(error) => break error,
-            }
-        };
-        assert!(matches!(refused, InferenceError::Overloaded));
-        assert!(kept.len() >= GENERATE_LIMIT);
-        kept.clear();
-        inference.stop();
-    }
-}
+mod tests;

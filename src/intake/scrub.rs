@@ -53,7 +53,7 @@ pub struct Scrubbed {
 
 /// One thing to replace. `kind` None: the range is deleted (user data inside an address).
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Found {
+pub(crate) struct Found {
     pub range: Range<usize>,
     pub kind: Option<PiiKind>,
 }
@@ -80,7 +80,7 @@ pub fn scrub(text: &str) -> Scrubbed {
 }
 
 /// All finds, in order and without overlap.
-fn find_all(text: &str) -> Vec<Found> {
+pub(crate) fn find_all(text: &str) -> Vec<Found> {
     let links = find::links(text);
     let in_link = |range: &Range<usize>| links.iter().any(|link| link.start < range.end && range.start < link.end);
     let mut finds: Vec<Found> = Vec::new();

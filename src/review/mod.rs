@@ -37,7 +37,7 @@ pub async fn resolve(
     metrics::counter!("respondo_reviews_total", "outcome" => name).increment(1);
     // The reply is already on its way; that it is not yet found must not fail the review.
     if learned && let Err(error) = indexer.catch_up(|_| {}).await {
-        tracing::warn!(%ticket, %error, "approved answer is not in the index yet; it is taken up at the next start");
+        tracing::warn!(%ticket, %error, "approved answer is not in the index yet; it is tried again");
     }
     Ok(result)
 }

@@ -4,12 +4,14 @@
 //! It never adds text, so it can lower what a reply says and never raise it.
 
 pub mod injection;
+pub mod links;
 mod phrases;
 mod support;
 mod tokens;
 
 use crate::draft::text;
 use crate::ticket::{Evidence, Finding, Language, Rule, Sentence};
+use links::LinkHost;
 use support::Support;
 use tokens::{HardToken, TokenKind};
 
@@ -34,6 +36,8 @@ pub struct GuardContext<'a> {
     pub language: &'a Language,
     /// Fixed phrases of the desk; sentences made of them may promise what they promise.
     pub ours: &'a [String],
+    /// Hosts that may be linked to beside what the articles link to.
+    pub link_hosts: &'a [LinkHost],
 }
 
 /// What the guard made of a reply.
@@ -213,7 +217,22 @@ impl<'a> Guard<'a> {
         }
         let is_fixed_word =
             self.ours.iter().any(|phrase| format!(" {phrase} ").contains(&format!(" {} ", token.normal)));
-        self.support.holds(token) || (is_fixed_word && self.is_fixed(sentence))
+        let is_supported = match token.kind {
+            TokenKind::Link => self.may_link(token, sentence),
+            _ => self.support.holds(token),
+        };
+        is_supported || (is_fixed_word && self.is_fixed(sentence))
+    }
+
+    /// A link must stand in an article or lead to an allowed host: what only a customer or a resolved ticket wrote leads
+    /// customers nowhere. A host name alone may also be a setting that they wrote, where the sentence sends nobody there.
+    fn may_link(&self, token: &HardToken, sentence: &str) -> bool {
+        if self.support.articles_hold(token) || links::is_allowed(&token.text, self.context.link_hosts) {
+            return true;
+        }
+        let before = |at: usize| sentence.get(..at).unwrap_or_default();
+        let invites = sentence.match_indices(&token.text).any(|(at, _)| links::invites(before(at)));
+        links::is_bare_host(&token.text) && !invites && self.support.holds(token)
     }
 
     fn is_article_text(&self, found: &str) -> bool {

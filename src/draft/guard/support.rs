@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use super::injection;
 use super::tokens::{self, HardToken, TokenKind};
 use crate::draft::{glossary, text};
-use crate::ticket::Evidence;
+use crate::ticket::{Evidence, MemoryKind};
 
 /// The words, numbers and links of one text.
 pub struct Source {
@@ -92,7 +92,7 @@ impl Source {
             let is_host_of = |have: &String| have.split(['/', '?', '#']).next() == Some(link);
             return self.links.iter().any(is_host_of) || self.holds_bounded(link);
         }
-        self.links.iter().any(|have| have.split('#').next() == Some(link))
+        self.links.iter().any(|have| have.split('#').next() == Some(link)) || self.holds_bounded(link)
     }
 
     /// `needle` stands in the folded text and is not part of a longer word.
@@ -145,6 +145,8 @@ impl Source {
 pub struct Support {
     /// With [`Evidence::index`].
     pub evidence: Vec<(usize, Source)>,
+    /// Indices of the articles among it.
+    articles: Vec<usize>,
     pub customer: Source,
     /// Suspicious sentences of the message and of the evidence.
     pub refused: Vec<String>,
@@ -160,7 +162,13 @@ impl Support {
             let links: Vec<&str> = item.url.as_deref().into_iter().collect();
             sources.push((item.index, Source::new(&trusted, &links)));
         }
-        Self { evidence: sources, customer: Source::new(&customer, &[]), refused }
+        let articles = evidence.iter().filter(|item| item.kind == MemoryKind::Article).map(|item| item.index).collect();
+        Self { evidence: sources, articles, customer: Source::new(&customer, &[]), refused }
+    }
+
+    /// True when `token` stands in an article or is its address.
+    pub fn articles_hold(&self, token: &HardToken) -> bool {
+        self.evidence.iter().any(|(index, source)| self.articles.contains(index) && source.holds(token))
     }
 
     /// True when `token` stands in any evidence or in the customer's text.

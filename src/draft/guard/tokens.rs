@@ -55,8 +55,9 @@ fn pattern(source: &str) -> Regex {
     Regex::new(source).expect("constant pattern")
 }
 
-static LINK: LazyLock<Regex> =
-    LazyLock::new(|| pattern(r#"(?i)\b(?:[a-z][a-z0-9+]{1,9}://|www\.|mailto:)[^\s<>"«»“”]+"#));
+static LINK: LazyLock<Regex> = LazyLock::new(|| {
+    pattern(r#"(?i)(?:\b(?:[a-z][a-z0-9+]{1,9}://|https?:[/\\]*|www\.|mailto:)|//[\p{L}\p{N}-]+\.)[^\s<>"«»“”]+"#)
+});
 static EMAIL: LazyLock<Regex> = LazyLock::new(|| pattern(r"(?i)[\p{L}0-9._%+-]+@[\p{L}0-9-]+(?:\.[\p{L}0-9-]+)+"));
 static FILE_PATH: LazyLock<Regex> = LazyLock::new(|| {
     pattern(
@@ -168,7 +169,8 @@ pub fn number_word(word: &str) -> Option<&'static str> {
 pub fn normal_link(link: &str) -> String {
     let link = trim_link(link).to_lowercase();
     let link = link.strip_prefix("mailto:").unwrap_or(&link);
-    let link = link.split_once("://").map_or(link, |(_, rest)| rest);
+    let bare = || link.strip_prefix("https:").or_else(|| link.strip_prefix("http:")).unwrap_or(link);
+    let link = link.split_once("://").map_or_else(bare, |(_, rest)| rest).trim_start_matches(['/', '\\']);
     link.strip_prefix("www.").unwrap_or(link).trim_end_matches('/').to_owned()
 }
 
@@ -248,8 +250,12 @@ pub fn amounts_of(text: &str) -> Vec<String> {
 pub fn extract(sentence: &str) -> Vec<HardToken> {
     let mut rest = sentence.to_owned();
     let mut tokens = Vec::new();
+    // Links first: what stands before the @ of an address is no mailbox.
+    take(&mut rest, &LINK, TokenKind::Link, &mut tokens, |found| {
+        let is_mail = found.to_lowercase().starts_with("mailto:");
+        Some(normal_link(found)).filter(|link| !is_mail && !link.is_empty())
+    });
     take(&mut rest, &EMAIL, TokenKind::Email, &mut tokens, |found| Some(found.trim_end_matches('.').to_lowercase()));
-    take(&mut rest, &LINK, TokenKind::Link, &mut tokens, |found| Some(normal_link(found)));
     take(&mut rest, &FILE_PATH, TokenKind::FilePath, &mut tokens, normal_file_path);
     take(&mut rest, &CODE, TokenKind::Command, &mut tokens, |found| Some(text::fold(found.trim_matches('`'))));
     take(&mut rest, &CHORD, TokenKind::Command, &mut tokens, |found| Some(normal_chord(found)));
@@ -334,9 +340,23 @@ fn take_dotted(rest: &mut String, tokens: &mut Vec<HardToken>) {
         let is_host = TOP_LEVEL.contains(&text::fold(last).as_str()) && !written.starts_with('.');
         let (kind, normal) =
             if is_host { (TokenKind::Link, normal_link(&written)) } else { (TokenKind::Command, text::fold(&written)) };
+        let path = if is_host { path_after(rest, range.end) } else { "" };
+        let (written, normal) = match path.is_empty() {
+            true => (written, normal),
+            false => (format!("{written}{path}"), normal_link(&format!("{written}{path}"))),
+        };
+        let range = range.start..range.end + path.len();
         tokens.push(HardToken { kind, text: written, normal });
         rest.replace_range(range.clone(), &" ".repeat(range.len()));
     }
+}
+
+/// The path that is written behind a host, with its query.
+fn path_after(text: &str, at: usize) -> &str {
+    let rest = text.get(at..).unwrap_or_default();
+    let end = rest.find(|c: char| c.is_whitespace() || matches!(c, '<' | '>' | '"' | '«' | '»' | '“' | '”'));
+    let path = rest.get(..end.unwrap_or(rest.len())).unwrap_or_default();
+    if path.starts_with(['/', '?', '#']) { trim_link(path) } else { "" }
 }
 
 /// Byte positions of the arrows of a menu path with their lengths.

@@ -203,6 +203,7 @@ fn judge_of(args: &JudgeArgs) -> Result<Judge, EvalError> {
         model: args.model.clone(),
         api_key: args.api_key.clone(),
         timeout: JUDGE_TIMEOUT,
+        silence: JUDGE_TIMEOUT,
     };
     Judge::new(JudgeOptions { repeats: args.repeats.max(1), ..JudgeOptions::new(endpoint) })
 }

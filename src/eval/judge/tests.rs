@@ -56,6 +56,7 @@ fn judge(url: String, repeats: usize) -> Judge {
         model: "m".to_owned(),
         api_key: Some("secret-key".to_owned()),
         timeout: Duration::from_millis(1_500),
+        silence: Duration::from_millis(1_500),
     };
     let wait = Duration::from_millis(1);
     Judge::new(JudgeOptions { repeats, attempts: 2, wait, ..JudgeOptions::new(endpoint) }).expect("a judge")
@@ -183,6 +184,7 @@ fn a_judge_that_never_answers_times_out_and_is_given_up() {
         model: "m".to_owned(),
         api_key: None,
         timeout: Duration::from_millis(60),
+        silence: Duration::from_millis(60),
     };
     let judge = Judge::new(JudgeOptions { repeats: 3, ..JudgeOptions::new(endpoint) }).expect("a judge");
     let first = judge.absolute(&case()).expect("unusable, not an error");
@@ -285,8 +287,9 @@ fn rubric_and_address_are_checked() {
     let names: Vec<&str> = judge.rubric.criterion.iter().map(|criterion| criterion.name.as_str()).collect();
     assert_eq!(names, CRITERIA);
     assert!(judge.name().starts_with("m, rubric v1 ("), "{}", judge.name());
+    let second = Duration::from_secs(1);
     let endpoint =
-        Endpoint { url: String::new(), model: String::new(), api_key: None, timeout: Duration::from_secs(1) };
+        Endpoint { url: String::new(), model: String::new(), api_key: None, timeout: second, silence: second };
     let error = Judge::new(JudgeOptions::new(endpoint)).err().expect("refused");
     assert!(error.to_string().contains("address"), "{error}");
 }
