@@ -12,6 +12,7 @@ pub mod draft;
 pub mod embed;
 pub mod eval;
 pub mod events;
+pub mod fuzzing;
 pub mod http;
 pub mod inference;
 pub mod intake;

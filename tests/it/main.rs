@@ -13,6 +13,7 @@ mod crash;
 mod damage;
 mod desk;
 mod eval;
+mod fuzz;
 mod http;
 mod limits;
 mod pages;
