@@ -7,8 +7,16 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 
 /// Sources that show, serve or measure answers and do not make them.
-const BESIDE: [&str; 7] =
-    ["src/bench", "src/cli", "src/http", "src/models", "src/eval/report", "src/main.rs", "prompts/judge"];
+const BESIDE: [&str; 8] = [
+    "src/bench",
+    "src/cli",
+    "src/fuzzing.rs",
+    "src/http",
+    "src/models",
+    "src/eval/report",
+    "src/main.rs",
+    "prompts/judge",
+];
 const ROOTS: [&str; 4] = ["src", "prompts", "models/triage.bin", "Cargo.lock"];
 
 fn main() {

@@ -13,6 +13,7 @@ pub mod embed;
 pub mod endpoint;
 pub mod eval;
 pub mod events;
+pub mod fuzzing;
 pub mod http;
 pub mod inference;
 pub mod intake;

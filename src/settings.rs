@@ -329,8 +329,19 @@ impl Settings {
         if user_file.is_file() {
             sources = sources.merge(Toml::file_exact(user_file));
         }
-        let settings: Self =
-            sources.merge(environment).extract().map_err(|error| SettingsError::Unreadable(Box::new(error)))?;
+        Self::extract(&sources.merge(environment))
+    }
+
+    /// The defaults with the keys of a settings file's text over them, checked; no environment.
+    ///
+    /// # Errors
+    /// As [`Settings::load`].
+    pub fn parse(text: &str) -> Result<Self, SettingsError> {
+        Self::extract(&Figment::new().merge(Toml::string(DEFAULTS)).merge(Toml::string(text)))
+    }
+
+    fn extract(sources: &Figment) -> Result<Self, SettingsError> {
+        let settings: Self = sources.extract().map_err(|error| SettingsError::Unreadable(Box::new(error)))?;
         settings.validate()?;
         Ok(settings)
     }
@@ -391,6 +402,10 @@ impl Settings {
         let shares = [weights.ticket_solution, weights.article_passage];
         if shares.iter().any(|share| !(0.0..=1.0).contains(share)) {
             return invalid("retrieval", "ticket_solution and article_passage are shares between 0 and 1");
+        }
+        let scales = [weights.ticket_words, weights.article_words, weights.article_bonus];
+        if !scales.iter().all(|scale| scale.is_finite()) {
+            return invalid("retrieval", "ticket_words, article_words and article_bonus must be finite numbers");
         }
         if !(weights.lexical_half > 0.0 && weights.lexical_half.is_finite()) {
             return invalid("retrieval.lexical_half", "must be greater than 0");
@@ -542,6 +557,19 @@ mod tests {
         {
             let error = load(&format!("[draft]\nlink_hosts = [\"{wrong}\"]\n")).expect_err("no host").to_string();
             assert!(error.contains("link_hosts"), "{error}");
+        }
+    }
+
+    #[test]
+    fn numbers_that_are_none_are_refused() {
+        for (text, key) in [
+            ("[server]\nconcurrency = 0", "server.concurrency"),
+            ("[retrieval]\narticle_bonus = nan", "article_bonus"),
+            ("[retrieval]\nticket_words = inf", "ticket_words"),
+            ("[draft]\ndeadline_seconds = nan", "draft.deadline_seconds"),
+        ] {
+            let error = Settings::parse(text).expect_err(text).to_string();
+            assert!(error.contains(key), "{text}: {error}");
         }
     }
 

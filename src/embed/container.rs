@@ -73,7 +73,7 @@ impl Container {
         Self::parse(path.display().to_string(), file)
     }
 
-    fn parse(path: String, file: Vec<u8>) -> Result<Self, EmbedError> {
+    pub(crate) fn parse(path: String, file: Vec<u8>) -> Result<Self, EmbedError> {
         let damaged = |reason: String| EmbedError::File {
             path: path.clone(),
             reason: format!("{reason}; run `respondo models pull` to fetch it again"),

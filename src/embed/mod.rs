@@ -3,7 +3,7 @@
 mod bert;
 pub mod cached;
 pub mod candle_bert;
-mod container;
+pub(crate) mod container;
 pub mod e5;
 pub mod masked;
 pub mod openai;

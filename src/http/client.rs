@@ -158,6 +158,7 @@ fn hop_address(hop: &str) -> Option<IpAddr> {
 #[cfg(test)]
 mod tests {
     use axum::http::HeaderValue;
+    use proptest::prelude::*;
 
     use super::*;
 
@@ -250,5 +251,54 @@ mod tests {
         assert_ne!(client("2001:db8:0:1::1"), client("2001:db8:0:2::1"));
         assert_eq!(client("::ffff:203.0.113.9"), client("203.0.113.9"));
         assert_ne!(client("203.0.113.9"), client("203.0.113.8"));
+    }
+
+    fn v4() -> impl Strategy<Value = Ipv4Addr> {
+        any::<u32>().prop_map(Ipv4Addr::from)
+    }
+
+    proptest! {
+        #[test]
+        fn a_network_holds_the_addresses_with_its_first_bits(address: u32, other: u32, prefix in 0..=32_u8) {
+            let network = network(&format!("{}/{prefix}", Ipv4Addr::from(address)));
+            let same = (0..u32::from(prefix)).all(|bit| (address ^ other) & (1 << (31 - bit)) == 0);
+            let other = Ipv4Addr::from(other);
+            prop_assert_eq!(network.contains(other.into()), same);
+            prop_assert_eq!(network.contains(other.to_ipv6_mapped().into()), same, "as an IPv4-mapped address");
+        }
+
+        #[test]
+        fn text_that_is_no_network_is_refused_without_a_panic(text in "\\PC{0,40}|[0-9a-f:./]{0,40}") {
+            let address: Option<IpAddr> = text.parse().ok();
+            let network = Network::try_from(text);
+            prop_assert!(address.is_none() || network.is_ok());
+        }
+
+        /// Clients write what they like to the left of what the proxies add; it never changes who they are.
+        #[test]
+        fn what_a_client_claims_does_not_count(claims in "[ -~]{0,60}", client in v4(), proxies in 0..4_u8, split: bool) {
+            let trusted = [network("10.0.0.0/8")];
+            prop_assume!(!trusted[0].contains(client.into()));
+            let hops: Vec<String> = (0..proxies).map(|last| format!("10.0.0.{last}")).collect();
+            let added = [vec![client.to_string()], hops].concat().join(", ");
+            let mut headers = HeaderMap::new();
+            let lines = if split { vec![claims, added] } else { vec![format!("{claims},{added}")] };
+            for line in lines {
+                headers.append(FORWARDED_FOR, HeaderValue::try_from(line).expect("visible ASCII"));
+            }
+            prop_assert_eq!(origin(ip("10.9.9.9"), &headers, &trusted), IpAddr::V4(client));
+            prop_assert_eq!(origin(client.into(), &headers, &trusted), IpAddr::V4(client), "no proxy of ours");
+        }
+
+        #[test]
+        fn any_header_gives_an_address(line in proptest::collection::vec(any::<u8>(), 0..80)) {
+            let mut headers = HeaderMap::new();
+            if let Ok(line) = HeaderValue::from_bytes(&line) {
+                headers.append(FORWARDED_FOR, line);
+            }
+            let peer = ip("10.0.0.1");
+            prop_assert_eq!(origin(peer, &headers, &[]), peer);
+            let _ = origin(peer, &headers, &[network("0.0.0.0/0"), network("::/0")]);
+        }
     }
 }

@@ -42,7 +42,7 @@ use body::BodyLimits;
 use edge::TimeLimits;
 use problem::Problem;
 pub use stream::{StreamQuery, as_sse, last_event_id, shown_so_far, ticket_events};
-pub use tickets::begin_work;
+pub use tickets::{NewTicketBody, begin_work};
 
 /// What the handlers work on.
 #[derive(Clone)]

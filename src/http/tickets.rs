@@ -10,14 +10,15 @@ use uuid::Uuid;
 use super::AppState;
 use super::extract::{Json, Path};
 use super::problem::Problem;
-use crate::intake;
+use crate::intake::{self, without_nul};
 use crate::store::{Accepted, AttachmentRow, Idempotency, NewTicket, TicketView, sha256_hex};
 use crate::ticket::{Author, Language, Message, TicketState};
 use crate::timing::{timed, timed_now};
 use crate::worker::Worker;
 
-/// Longest idempotency key, customer name, product or queue, in bytes.
-const MAX_FIELD: usize = 200;
+/// Longest idempotency key, customer name, product or queue, in characters.
+pub(super) const MAX_FIELD: usize = 200;
+/// Longest subject, in characters.
 const MAX_SUBJECT: usize = 1_000;
 
 /// A customer's request.
@@ -28,13 +29,35 @@ pub struct NewTicketBody {
     #[schema(example = "buenas, no puedo entrar a mi correo desde ayer")]
     pub body: String,
     #[serde(default)]
+    #[schema(max_length = 1000)]
     pub subject: String,
     /// What the channel calls the customer.
+    #[schema(max_length = 200, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$")]
     pub customer: Option<String>,
     /// Narrows the search to one product.
+    #[schema(max_length = 200, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$")]
     pub product: Option<String>,
     /// Chooses the policy.
+    #[schema(max_length = 200, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$")]
     pub queue: Option<String>,
+}
+
+impl NewTicketBody {
+    /// Checks what surrounds the message; the message itself is intake's.
+    ///
+    /// # Errors
+    /// 400, with the field and its limit.
+    pub fn check(&self) -> Result<(), Problem> {
+        for (name, value) in [("customer", &self.customer), ("product", &self.product), ("queue", &self.queue)] {
+            check_field(name, value.as_deref())?;
+        }
+        let length = self.subject.chars().count();
+        if length > MAX_SUBJECT {
+            let detail = format!("subject has {length} characters; at most {MAX_SUBJECT} are taken");
+            return Err(Problem::bad_request(detail));
+        }
+        Ok(())
+    }
 }
 
 /// A further message of a customer.
@@ -70,22 +93,16 @@ pub async fn create(
     headers: HeaderMap,
     Json(body): Json<NewTicketBody>,
 ) -> Result<Response, Problem> {
-    for (name, value) in [("customer", &body.customer), ("product", &body.product), ("queue", &body.queue)] {
-        check_field(name, value.as_deref())?;
-    }
+    body.check()?;
     check_size(&state, &body.body)?;
-    if body.subject.len() > MAX_SUBJECT {
-        let detail = format!("subject has {} bytes; at most {MAX_SUBJECT} are taken", body.subject.len());
-        return Err(Problem::bad_request(detail));
-    }
     let prepare = || intake::prepare(&body.subject, &body.body, body.product.clone(), body.queue.clone(), Vec::new());
     let request = timed_now("intake", prepare)?;
     let idempotency = idempotency(&headers, &body)?;
     let new = NewTicket {
         customer: body.customer,
         channel: "http".to_owned(),
-        subject: body.subject,
-        body: body.body,
+        subject: without_nul(body.subject),
+        body: without_nul(body.body),
         language: request.language,
         product: body.product,
         queue: body.queue,
@@ -110,7 +127,7 @@ pub async fn add_message(
     check_size(&state, &body.body)?;
     intake::prepare("", &body.body, None, None, Vec::new())?;
     let idempotency = idempotency(&headers, &body)?;
-    let accepted = state.pipeline.store.add_message(id, Author::Customer, body.body, idempotency).await?;
+    let accepted = state.pipeline.store.add_message(id, Author::Customer, without_nul(body.body), idempotency).await?;
     started(&state, accepted).await
 }
 
@@ -168,11 +185,16 @@ pub async fn begin_work(state: &AppState, accepted: &Accepted, queue: impl Fn(&W
     queue(&state.worker, id);
 }
 
-fn check_field(name: &str, value: Option<&str>) -> Result<(), Problem> {
+/// A name of something: short, and without control characters.
+///
+/// # Errors
+/// 400, with the field and what is wrong with it.
+pub(super) fn check_field(name: &str, value: Option<&str>) -> Result<(), Problem> {
     match value {
-        Some(value) if value.len() > MAX_FIELD => {
-            Err(Problem::bad_request(format!("{name} has {} bytes; at most {MAX_FIELD} are taken", value.len())))
-        }
+        Some(value) if value.chars().count() > MAX_FIELD => Err(Problem::bad_request(format!(
+            "{name} has {} characters; at most {MAX_FIELD} are taken",
+            value.chars().count()
+        ))),
         Some(value) if value.chars().any(char::is_control) => {
             Err(Problem::bad_request(format!("{name} contains control characters; remove them")))
         }

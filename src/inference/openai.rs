@@ -280,6 +280,20 @@ fn pass_on(stream: &mut impl BufRead, pieces: &SyncSender<Result<Piece, Failure>
     stop.ok_or_else(|| Failure::new("stream ended without a finish reason"))
 }
 
+/// The words of a whole stream, or in words what is wrong with it.
+pub(crate) fn words_of(mut stream: &[u8]) -> Result<String, String> {
+    // No piece takes fewer bytes than the names of its fields.
+    let (sender, pieces) = sync_channel(stream.len() / 16 + 1);
+    let ended = pass_on(&mut stream, &sender);
+    drop(sender);
+    let words = pieces.iter().filter_map(|piece| match piece {
+        Ok(Piece::Text(text)) => Some(text),
+        _ => None,
+    });
+    let words = words.collect();
+    ended.map(|_| words).map_err(|failure| failure.reason)
+}
+
 /// The next line without its end; None when the stream is over.
 fn next_line(stream: &mut impl BufRead) -> Result<Option<String>, Failure> {
     let mut line = Vec::new();

@@ -60,7 +60,7 @@ pub fn prepare(
         return Err(IntakeError::OnlyQuote);
     }
     let mut request = Request {
-        subject: title.text.lines().collect::<Vec<_>>().join(" "),
+        subject: title.text.lines().filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" "),
         body: message.text,
         language: Language::UNKNOWN,
         product,
@@ -72,6 +72,12 @@ pub fn prepare(
     request.language =
         if of_body == Language::UNKNOWN { LanguageDetector.detect(&request.text()).language } else { of_body };
     Ok(request)
+}
+
+/// A text as databases can keep it: PostgreSQL takes no NUL, and none of them means anything.
+pub fn without_nul(mut text: String) -> String {
+    text.retain(|c| c != '\0');
+    text
 }
 
 /// Text of bytes that somebody sends us (standard input, an upload).
@@ -119,6 +125,13 @@ mod tests {
         for error in [IntakeError::Empty, IntakeError::OnlyQuote, IntakeError::Binary] {
             assert!(error.to_string().contains(';'), "{error}");
         }
+    }
+
+    #[test]
+    fn a_subject_is_one_line_and_stored_text_has_no_nul() {
+        let request = prepared("Help\n\nme\r\nnow", "it does not start").expect("request");
+        assert_eq!(request.subject, "Help me now");
+        assert_eq!(without_nul("a\0b\0".to_owned()), "ab");
     }
 
     #[test]

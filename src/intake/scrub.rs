@@ -82,7 +82,11 @@ pub fn scrub(text: &str) -> Scrubbed {
 /// All finds, in order and without overlap.
 pub(crate) fn find_all(text: &str) -> Vec<Found> {
     let links = find::links(text);
-    let in_link = |range: &Range<usize>| links.iter().any(|link| link.start < range.end && range.start < link.end);
+    // Links come in order and do not overlap: the last one that begins before a find ends is the only one to look at.
+    let in_link = |range: &Range<usize>| {
+        let before = links.partition_point(|link| link.start < range.end);
+        before.checked_sub(1).and_then(|last| links.get(last)).is_some_and(|link| range.start < link.end)
+    };
     let mut finds: Vec<Found> = Vec::new();
     find::secrets_in_links(text, &links, &mut finds);
     find::emails(text, &mut finds);
@@ -255,6 +259,8 @@ mod tests {
         assert_eq!(scrubbed("vivo en la calle Gran Vía, 28, 3º B, 28013 Madrid"), "vivo en la calle [address]");
         assert_eq!(scrubbed("send it to 221 Baker Street, please"), "send it to [address], please");
         unchanged("I moved 3 Google Drive folders");
+        // Text that was not cleaned: spaces of several bytes.
+        assert_eq!(scrubbed("calle\u{a0}Mayor\u{3000}3"), "calle\u{a0}[address]");
     }
 
     #[test]

@@ -112,9 +112,9 @@ pub(super) fn postal_addresses(text: &str, finds: &mut Vec<Found>) {
     );
     for found in spanish.find_iter(text) {
         // The word for the street stays: a readable sentence, and nothing personal.
-        let start = found.as_str().find(|c: char| c.is_whitespace() || c == '/').map_or(0, |at| at + 1);
-        let skipped = found.as_str()[start..].len() - found.as_str()[start..].trim_start().len();
-        push(finds, found.start() + start + skipped..found.end(), PiiKind::Address);
+        let after_word = found.as_str().split_once(|c: char| c.is_whitespace() || c == '/').map(|(_, rest)| rest);
+        let rest = after_word.unwrap_or(found.as_str()).trim_start();
+        push(finds, found.end() - rest.len()..found.end(), PiiKind::Address);
     }
     for found in english.find_iter(text).filter(|found| !names_a_drive(found.as_str())) {
         push(finds, found.range(), PiiKind::Address);

@@ -29,7 +29,8 @@ impl Links {
         let (id, signature) = token.split_at_checked(32)?;
         let ticket = Uuid::try_parse(id).ok()?;
         let mut bytes = [0; SIGNATURE];
-        if signature.len() != 2 * SIGNATURE {
+        // Digits only: the conversion below takes a sign too, and a link has one spelling.
+        if signature.len() != 2 * SIGNATURE || !signature.bytes().all(|byte| byte.is_ascii_hexdigit()) {
             return None;
         }
         for (index, byte) in bytes.iter_mut().enumerate() {
@@ -63,5 +64,20 @@ mod tests {
         for wrong in ["", "x", &token[..63], &format!("{token}0"), "ñandú", &"ñ".repeat(32)] {
             assert_eq!(links.ticket(wrong), None, "{wrong}");
         }
+    }
+
+    #[test]
+    fn a_link_has_one_spelling() {
+        let links = Links::new("key");
+        let mut respelled = 0;
+        for number in 0..200 {
+            let token = links.token(Uuid::from_u128(number));
+            // A byte below 16 could be written with a sign in place of the zero.
+            let Some(at) = (32..64).step_by(2).find(|at| token[*at..].starts_with('0')) else { continue };
+            let signed = format!("{}+{}", &token[..at], &token[at + 1..]);
+            assert_eq!(links.ticket(&signed), None, "{signed}");
+            respelled += 1;
+        }
+        assert!(respelled > 0);
     }
 }

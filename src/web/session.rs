@@ -321,6 +321,8 @@ impl SignInLimit {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -362,5 +364,52 @@ mod tests {
         assert!(!is_right("wrong horse".to_owned(), Some(hash)).await);
         assert!(!is_right("anything".to_owned(), None).await);
         assert!(PasswordHash::new(NOBODY).is_ok(), "the comparison for unknown names does the whole work");
+    }
+
+    proptest! {
+        #[test]
+        fn a_cookie_is_found_wherever_it_stands(
+            value in "[!-:<-~]{0,40}",
+            before in proptest::collection::vec("[a-z]{1,8}=[a-z0-9]{0,8}", 0..4),
+            after in proptest::collection::vec("[a-z]{1,8}(=[a-z0-9]{0,8})?", 0..4),
+            lines: bool,
+        ) {
+            let own = vec![format!("{COOKIE}={value}")];
+            let mut headers = HeaderMap::new();
+            let parts = if lines { vec![before, own, after] } else { vec![[before, own, after].concat()] };
+            for part in parts {
+                headers.append(header::COOKIE, HeaderValue::try_from(part.join("; ")).expect("visible ASCII"));
+            }
+            prop_assert_eq!(cookie(&headers, COOKIE), Some(value.as_str()));
+            prop_assert_eq!(cookie(&headers, "RESPONDO_SESSION"), None);
+        }
+
+        #[test]
+        fn no_cookie_header_does_harm(line in proptest::collection::vec(any::<u8>(), 0..80)) {
+            let mut headers = HeaderMap::new();
+            if let Ok(line) = HeaderValue::from_bytes(&line) {
+                headers.append(header::COOKIE, line);
+            }
+            let found = cookie(&headers, COOKIE);
+            prop_assert!(found.is_none_or(|value| !value.contains(';')));
+        }
+
+        /// A browser that resolves what is taken for local stays on this site.
+        #[test]
+        fn local_addresses_have_no_host(address in "[/\\\\a-z.:@ \t\r\n]{0,12}|\\PC{0,20}") {
+            if is_local(&address) {
+                // Browsers read a backslash as a slash and drop tabs and line ends (WHATWG URL).
+                let read: String =
+                    address.chars().filter(|c| !matches!(c, '\t' | '\r' | '\n')).map(|c| if c == '\\' { '/' } else { c }).collect();
+                prop_assert!(read.starts_with('/') && !read.starts_with("//"));
+                prop_assert!(HeaderValue::try_from(address).is_ok(), "it can stand in a Location header");
+            }
+        }
+
+        #[test]
+        fn only_the_whole_token_passes(given in "[0-9a-f]{0,40}", wanted in "[0-9a-f]{32}") {
+            prop_assert_eq!(same(given.as_bytes(), wanted.as_bytes()), given == wanted);
+            prop_assert!(same(wanted.as_bytes(), wanted.as_bytes()));
+        }
     }
 }

@@ -14,6 +14,7 @@ mod damage;
 mod desk;
 mod edge;
 mod eval;
+mod fuzz;
 mod http;
 mod limits;
 mod logs;

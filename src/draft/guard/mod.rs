@@ -7,7 +7,7 @@ pub mod injection;
 pub mod links;
 mod phrases;
 mod support;
-mod tokens;
+pub(crate) mod tokens;
 
 use crate::draft::text;
 use crate::ticket::{Evidence, Finding, Language, Rule, Sentence};

@@ -177,11 +177,16 @@ pub fn normal_link(link: &str) -> String {
 /// Cuts the punctuation that follows a link in running text; a closing bracket stays when it was opened inside.
 fn trim_link(link: &str) -> &str {
     let mut link = link;
+    // Counted once: a link may end in thousands of brackets.
+    let (opened, mut closed) = (link.matches('(').count(), link.matches(')').count());
     loop {
         let shorter =
             link.trim_end_matches(['.', ',', ';', ':', '!', '?', '\'', '’', '»', '”', ']', '}', '*', '_', '…']);
         let shorter = match shorter.strip_suffix(')') {
-            Some(rest) if shorter.matches('(').count() < shorter.matches(')').count() => rest,
+            Some(rest) if opened < closed => {
+                closed -= 1;
+                rest
+            }
             _ => shorter,
         };
         if shorter.len() == link.len() {
@@ -449,6 +454,7 @@ fn word_starts(piece: &str) -> Vec<(usize, &str)> {
 }
 
 fn take_names(rest: &str, tokens: &mut Vec<HardToken>) {
+    let first_letter = rest.find(char::is_alphabetic).unwrap_or(rest.len());
     for found in NAME.find_iter(rest) {
         let name = found.as_str();
         let before = rest.get(..found.start()).unwrap_or_default();
@@ -462,7 +468,7 @@ fn take_names(rest: &str, tokens: &mut Vec<HardToken>) {
             continue;
         }
         let is_shouted = name.chars().count() > 1 && name.chars().skip(1).any(char::is_uppercase);
-        if opens_a_clause(before) && !is_shouted {
+        if (found.start() <= first_letter || opens_a_clause(before)) && !is_shouted {
             continue;
         }
         if folded.chars().count() < 2 || is_common_capital(folded) {
@@ -477,13 +483,11 @@ fn take_names(rest: &str, tokens: &mut Vec<HardToken>) {
     }
 }
 
-/// True where any word may be capitalised: at the start, after a list mark, a colon, an opening quote or bracket.
+/// True where any word may be capitalised: after a list mark, a colon, an opening quote or bracket.
 fn opens_a_clause(before: &str) -> bool {
-    let before = before.trim_end();
-    before.chars().all(|c| !c.is_alphabetic())
-        || before.ends_with([
-            ':', '.', '!', '?', '…', '¿', '¡', '"', '“', '«', '(', '[', '\n', '/', '-', '–', '—', '\'', '‘', ';', '*',
-        ])
+    before.trim_end().ends_with([
+        ':', '.', '!', '?', '…', '¿', '¡', '"', '“', '«', '(', '[', '\n', '/', '-', '–', '—', '\'', '‘', ';', '*',
+    ])
 }
 
 fn is_common_capital(folded: &str) -> bool {
@@ -586,5 +590,16 @@ mod tests {
         {
             extract(sentence);
         }
+    }
+
+    #[test]
+    fn long_tails_and_heads_take_linear_time() {
+        let started = std::time::Instant::now();
+        let brackets = format!("https://example.org/a{}", ")".repeat(400_000));
+        assert_eq!(normal_link(&brackets), "example.org/a");
+        assert_eq!(normal_link("https://example.org/a_(b)))."), "example.org/a_(b)");
+        let names = extract(&format!("{}{}", "1 ".repeat(50_000), "Ana ".repeat(20_000)));
+        assert_eq!(names.iter().filter(|token| token.kind == TokenKind::Name).count(), 19_999, "all but the first");
+        assert!(started.elapsed().as_secs() < 20, "took {:?}", started.elapsed());
     }
 }

@@ -21,7 +21,7 @@ use crate::inference::openai::Endpoint;
 
 mod client;
 mod people;
-mod reading;
+pub(crate) mod reading;
 
 use client::{Client, Failure};
 pub use people::{PeopleAgreement, Summary, agreement_with_people};

@@ -8,7 +8,7 @@ use super::{BEST, Criterion};
 
 /// Which of two replies was preferred, by where it stood.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Place {
+pub(crate) enum Place {
     First,
     Second,
     Neither,
@@ -20,7 +20,7 @@ pub(super) fn scores(answer: &str, criteria: &[Criterion]) -> Result<Vec<u8>, St
 }
 
 /// The preferred place.
-pub(super) fn place(answer: &str) -> Result<Place, String> {
+pub(crate) fn place(answer: &str) -> Result<Place, String> {
     only_one(answer, |object| match object.get("better").and_then(Value::as_str).map(str::trim) {
         Some("first") => Ok(Place::First),
         Some("second") => Ok(Place::Second),

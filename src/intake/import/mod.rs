@@ -155,12 +155,37 @@ pub fn open(path: &Path, kind: MemoryKind, options: ImportOptions) -> Result<Imp
         Some(inner) => (inner, Box::new(BufReader::with_capacity(1 << 16, MultiGzDecoder::new(counted)))),
         None => (name.as_str(), Box::new(counted)),
     };
-    let rows: Box<dyn Iterator<Item = Result<NumberedRow, Reject>> + Send> = match plain_name.rsplit('.').next() {
-        Some("jsonl" | "ndjson") => Box::new(jsonl::rows(reader)),
-        Some("csv" | "tsv") => Box::new(csv::rows(reader, &shown, &options.mapping)?),
+    let format = match plain_name.rsplit('.').next() {
+        Some("jsonl" | "ndjson") => FileFormat::JsonLines,
+        Some("csv" | "tsv") => FileFormat::Csv,
         _ => return Err(ImportError::Format { path: shown }),
     };
-    Ok(Import { rows, kind, options, consumed, total: metadata.len() })
+    Ok(Import { consumed, total: metadata.len(), ..read(reader, &shown, format, kind, options)? })
+}
+
+/// How rows stand in a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FileFormat {
+    JsonLines,
+    Csv,
+}
+
+/// Reads rows from anything; `name` stands in errors. Its progress is not counted.
+///
+/// # Errors
+/// [`ImportError`] when the header line of a CSV file is missing or lacks a mapped column.
+pub fn read(
+    reader: Box<dyn BufRead + Send>,
+    name: &str,
+    format: FileFormat,
+    kind: MemoryKind,
+    options: ImportOptions,
+) -> Result<Import, ImportError> {
+    let rows: Box<dyn Iterator<Item = Result<NumberedRow, Reject>> + Send> = match format {
+        FileFormat::JsonLines => Box::new(jsonl::rows(reader)),
+        FileFormat::Csv => Box::new(csv::rows(reader, name, &options.mapping)?),
+    };
+    Ok(Import { rows, kind, options, consumed: Arc::default(), total: 0 })
 }
 
 /// A row as read, with the line on which it starts.

@@ -59,8 +59,15 @@ impl<'a> Row<'a> {
         (!text.is_empty()).then_some(text)
     }
 
+    /// A field that is a name and no text: without control characters, which no database or terminal takes well.
+    fn label(&self, field: &str) -> Option<String> {
+        let text = self.text(field)?;
+        let visible: String = text.chars().filter(|c| !c.is_control()).collect();
+        Some(visible.trim().to_owned()).filter(|label| !label.is_empty())
+    }
+
     pub fn id(&self) -> Option<String> {
-        self.text("id").or_else(|| self.text("_id"))
+        self.label("id").or_else(|| self.label("_id"))
     }
 
     fn time(&self, field: &str) -> Option<Timestamp> {
@@ -112,8 +119,8 @@ pub(super) fn ticket(row: &Row, options: &ImportOptions) -> Result<MemoryItem, R
     Ok(MemoryItem {
         language: language_of(&solution, &problem, row, options),
         kind: MemoryKind::Ticket,
-        product: row.text("product").or_else(|| options.product.clone()),
-        queue: row.text("queue"),
+        product: row.label("product").or_else(|| options.product.clone()),
+        queue: row.label("queue"),
         title: single_line(&title),
         problem,
         solution,
@@ -141,8 +148,8 @@ pub(super) fn article(row: &Row, options: &ImportOptions) -> Result<MemoryItem, 
     Ok(MemoryItem {
         language: language_of(&solution, &summary, row, options),
         kind: MemoryKind::Article,
-        product: row.text("product").or_else(|| options.product.clone()),
-        queue: row.text("queue"),
+        product: row.label("product").or_else(|| options.product.clone()),
+        queue: row.label("queue"),
         title: single_line(&personal_free(&title)),
         problem: summary,
         solution,
@@ -184,7 +191,7 @@ fn language_of(solution: &str, problem: &str, row: &Row, options: &ImportOptions
 
 /// The row's public address, or the template filled in; only web addresses.
 fn address(row: &Row, id: &str, options: &ImportOptions) -> Option<String> {
-    let stated = row.text("url").filter(|url| is_web_address(url));
+    let stated = row.label("url").filter(|url| is_web_address(url));
     stated.or_else(|| {
         let template = options.url_template.as_deref()?;
         let digits: String = id.chars().filter(char::is_ascii_digit).collect();

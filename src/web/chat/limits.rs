@@ -168,6 +168,8 @@ impl Refusal {
 mod tests {
     use std::net::{IpAddr, Ipv4Addr};
 
+    use proptest::prelude::*;
+
     use super::*;
     use crate::web::texts::{EN, ES};
 
@@ -263,5 +265,34 @@ mod tests {
         assert_eq!((later.wait, later.text.contains("2 min")), (Some(61), true), "{}", later.text);
         assert_eq!(later.answer("x").status(), StatusCode::TOO_MANY_REQUESTS);
         assert_eq!(Refusal::unfit("x").answer("x").status(), StatusCode::UNPROCESSABLE_ENTITY);
+    }
+
+    proptest! {
+        /// Over any stretch of time nobody gets more than a full bucket and what flows in meanwhile, a refusal costs nothing, and
+        /// who waits as long as told is let in.
+        #[test]
+        fn no_client_gets_more_than_its_rate(
+            size in 1..40_u32,
+            steps in proptest::collection::vec((0..20_000_u64, 1..5_u64), 1..120),
+        ) {
+            let limits = limits(size, 0, 0);
+            let start = Instant::now();
+            let (mut now, mut spent) = (start, 0_u64);
+            for (milliseconds, cost) in steps {
+                now += Duration::from_millis(milliseconds);
+                let costs = [(Budget::Messages, cost)];
+                match limits.spend_at(now, client(1), &costs) {
+                    Ok(()) => spent += cost.min(size.into()),
+                    Err(exceeded) => {
+                        prop_assert!(!exceeded.wait.is_zero() && exceeded.wait <= MINUTE);
+                        now += exceeded.wait;
+                        prop_assert_eq!(limits.spend_at(now, client(1), &costs), Ok(()));
+                        spent += cost.min(size.into());
+                    }
+                }
+                let flowed_in = now.duration_since(start).as_secs_f64() / MINUTE.as_secs_f64() * f64::from(size);
+                prop_assert!(spent as f64 <= f64::from(size) + flowed_in + 0.01, "{} spent", spent);
+            }
+        }
     }
 }
