@@ -23,7 +23,7 @@ use crate::pipeline::Pipeline;
 use crate::retrieve::retriever::Retriever;
 use crate::retrieve::{RetrieveError, VectorStore};
 use crate::settings::{EmbeddingKind, GenerationKind, Settings};
-use crate::store::Store;
+use crate::store::{DATABASE_FILE, Store};
 use crate::triage::TriageModel;
 
 /// Name of the built-in embedding model in the manifest, and its files.
@@ -66,6 +66,9 @@ impl App {
     /// model is not an error: replies are then extractive, and [`App::degraded`] says so.
     pub async fn open(settings: Settings, need: Need) -> Result<Self> {
         let settings = Arc::new(settings);
+        // Before the store: on a full disk SQLite fails with words that say nothing of it.
+        check_space(&settings.data.folder)?;
+        check_database(&settings.data.folder)?;
         let store = Store::open(&settings.data.folder).await?;
         // The language model is read from the disk while the other core reads the embedding model and then the index.
         let loading = Arc::clone(&settings);
@@ -237,13 +240,17 @@ async fn open_index(
     degraded: &mut Vec<String>,
 ) -> Result<Arc<dyn VectorStore>> {
     let folder = data.join(INDEX_FOLDER);
-    check_space(data)?;
     let (name, dimensions) = (embedder.name().to_owned(), embedder.dimensions());
     let opening = move || took("search index", || open_or_reset(&folder, &name, dimensions));
     let opened = tokio::task::spawn_blocking(opening).await?;
     let (vectors, rebuilt) = opened?;
     let vectors_in_index = vectors.count()?;
     let stats = store.memory_stats().await?;
+    if stats.items == 0 && vectors_in_index > 0 {
+        // What another database held: nothing of it can be shown.
+        let index = Arc::clone(&vectors);
+        tokio::task::spawn_blocking(move || index.clear()).await??;
+    }
     let other_model = stats.generations.iter().any(|(generation, _)| generation != embedder.name());
     if rebuilt || other_model || (vectors_in_index == 0 && stats.items > stats.unindexed) {
         store.mark_all_unindexed().await?;
@@ -255,13 +262,31 @@ async fn open_index(
 /// The engine maps files that grow into the free space; where there is none left, the system ends the process without a
 /// word. So we say it first.
 fn check_space(data: &Path) -> Result<()> {
-    let free = free_space(data).with_context(|| format!("cannot ask for the free space of {}", data.display()))?;
+    // The folder may be new; its disk is there.
+    let absolute = std::path::absolute(data).with_context(|| format!("cannot find {}", data.display()))?;
+    let there = absolute.ancestors().find(|folder| folder.exists()).unwrap_or(&absolute);
+    let free = free_space(there).with_context(|| format!("cannot ask for the free space of {}", data.display()))?;
     anyhow::ensure!(
         free >= LEAST_FREE_BYTES,
         "the disk of {} has {} MB left and the search index needs {} MB; free some space or choose another folder with --data",
         data.display(),
         free / 1_000_000,
         LEAST_FREE_BYTES / 1_000_000
+    );
+    Ok(())
+}
+
+/// An empty file is a new database to SQLite. Beside an index of a memory, it is one whose content was lost, and the desk
+/// must not begin anew as if nothing had been.
+fn check_database(data: &Path) -> Result<()> {
+    let (database, log) = (data.join(DATABASE_FILE), data.join(format!("{DATABASE_FILE}-wal")));
+    let is_empty = |file: &Path| std::fs::metadata(file).is_ok_and(|file| file.len() == 0);
+    let lost = is_empty(&database) && (is_empty(&log) || !log.exists()) && data.join(INDEX_FOLDER).exists();
+    anyhow::ensure!(
+        !lost,
+        "the database {} is empty, though it had content; put a backup in its place with `respondo restore FILE`, or \
+         remove it to begin anew",
+        database.display()
     );
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! Works through accepted tickets and sends what is in the outbox, outside of any request.
 //!
 //! A ticket is on disk before it comes here. What a crash or a shutdown interrupts stays in state `received` and is taken
-//! up at the next start.
+//! up at the next start; what fails, as on a full disk, is tried again until it succeeds.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,11 +12,13 @@ use tokio::task::JoinHandle;
 use uuid::Uuid;
 
 use crate::pipeline::Pipeline;
-use crate::store::StoreError;
+use crate::store::{OutboxRow, StoreError};
 
-/// Tries before a ticket is left for the next start or the next message; the pauses between them double.
+/// Tries before a ticket makes room for others; the pauses between them double.
 const TRIES: u32 = 5;
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
+/// Then it is put in line again after this time: whatever keeps the store from writing may be mended by then.
+const LATER: Duration = Duration::from_secs(30);
 /// Rows of the outbox taken at once, and for how long they are ours.
 const OUTBOX_BATCH: u32 = 32;
 const OUTBOX_LEASE_S: u32 = 30;
@@ -212,7 +214,8 @@ impl Worker {
             match self.inner.pipeline.work(ticket, &self.inner.desks, stop).await {
                 Ok(_) => return self.outbox_changed(),
                 Err(error) if attempt == TRIES => {
-                    tracing::error!(%ticket, %error, "ticket stays received; it is taken up at the next start");
+                    tracing::error!(%ticket, %error, again_in_s = LATER.as_secs(), "ticket stays received");
+                    self.work_on_later(ticket);
                 }
                 Err(error) => {
                     tracing::warn!(%ticket, %error, attempt, "ticket is tried again");
@@ -221,6 +224,23 @@ impl Worker {
                 }
             }
         }
+    }
+
+    /// Puts a ticket in line once more after a while, unless somebody else does before.
+    fn work_on_later(&self, ticket: Uuid) {
+        let worker = self.clone();
+        let mut closing = self.inner.closing.clone();
+        tokio::spawn(async move {
+            tokio::select! {
+                () = tokio::time::sleep(LATER) => {}
+                // It is on disk for the next start.
+                _ = closing.wait_for(|closing| *closing) => return,
+            }
+            let is_working = worker.lock().working.contains_key(&ticket);
+            if !is_working {
+                worker.work_on(ticket);
+            }
+        });
     }
 
     /// Sends the outbox until the service closes.
@@ -250,15 +270,31 @@ impl Worker {
                 return Ok(());
             }
             for row in rows {
-                let message = serde_json::json!({
-                    "message_id": row.message_id, "author": row.author, "agent": row.agent, "body": row.body,
-                });
-                match pipeline.events.keep(row.ticket_id, "message", &message).await {
-                    Ok(()) => pipeline.store.mark_sent(row.id).await?,
+                match self.deliver(&row).await {
+                    Ok(()) => {
+                        pipeline.store.mark_sent(row.id).await?;
+                        metrics::counter!("respondo_sent_total", "channel" => row.channel).increment(1);
+                    }
                     Err(error) => pipeline.store.release(row.id, &error.to_string()).await?,
                 }
-                metrics::counter!("respondo_sent_total", "channel" => row.channel).increment(1);
             }
         }
+    }
+
+    /// Puts a message on its ticket's event stream, once: an earlier sender may have ended between that and the mark that
+    /// it was sent.
+    async fn deliver(&self, row: &OutboxRow) -> Result<(), StoreError> {
+        let pipeline = &self.inner.pipeline;
+        if row.attempts > 1 {
+            let told = pipeline.store.events_after(row.ticket_id, 0).await?;
+            let id = row.message_id.to_string();
+            if told.iter().any(|event| event.kind == "message" && event.data["message_id"] == id) {
+                return Ok(());
+            }
+        }
+        let message = serde_json::json!({
+            "message_id": row.message_id, "author": row.author, "agent": row.agent, "body": row.body,
+        });
+        pipeline.events.keep(row.ticket_id, "message", &message).await
     }
 }

@@ -14,11 +14,14 @@ use tokio::sync::watch;
 
 use crate::app::{App, Need};
 use crate::http::{self, AppState};
+use crate::learn::index::Indexer;
 use crate::pipeline::Pipeline;
 use crate::settings::Settings;
 use crate::web::Web;
 use crate::worker::Worker;
 
+/// How often it is looked whether the search index lacks something that could not be indexed when it came.
+const INDEX_INTERVAL: Duration = Duration::from_secs(30);
 /// Longest wait, at a stop, for connections that somebody holds open; answers take milliseconds.
 const CONNECTION_GRACE: Duration = Duration::from_secs(3);
 
@@ -72,14 +75,7 @@ impl Service {
             tracing::info!(resumed, "unfinished tickets are taken up");
         }
         worker.spawn_outbox();
-        let indexer = app.indexer.clone();
-        tokio::spawn(async move {
-            match indexer.catch_up(|_| {}).await {
-                Ok(report) if report.items > 0 => tracing::info!(items = report.items, "search index caught up"),
-                Ok(_) => {}
-                Err(error) => tracing::error!(%error, "search index could not be brought up to date"),
-            }
-        });
+        tokio::spawn(keep_indexed(app.indexer.clone(), closed.clone()));
         let web = Arc::new(Web::open(&app.store, &app.settings.chat).await?);
         let state = AppState {
             web,
@@ -167,6 +163,21 @@ impl Service {
         }
         self.app.close().await;
         Ok(())
+    }
+}
+
+/// Brings the search index up to date, and again where that has failed, until the service closes.
+async fn keep_indexed(indexer: Indexer, mut closing: watch::Receiver<bool>) {
+    loop {
+        match indexer.catch_up(|_| {}).await {
+            Ok(report) if report.items > 0 => tracing::info!(items = report.items, "search index caught up"),
+            Ok(_) => {}
+            Err(error) => tracing::error!(%error, "search index could not be brought up to date; that is tried again"),
+        }
+        tokio::select! {
+            () = tokio::time::sleep(INDEX_INTERVAL) => {}
+            _ = closing.wait_for(|closing| *closing) => return,
+        }
     }
 }
 

@@ -68,13 +68,7 @@ struct Desk<'a> {
 ///
 /// # Errors
 /// When the service does not start, or ends or stands still by itself.
-pub fn drive(
-    plan: &Plan,
-    start: &Start,
-    client: &Client,
-    clients: usize,
-    news: &dyn Fn(usize, usize),
-) -> Result<Driven> {
+pub fn drive(plan: &Plan, start: &Start, client: &Client, clients: usize, news: &dyn Fn(usize)) -> Result<Driven> {
     let desk = Desk::new(plan, client);
     let process = std::thread::scope(|scope| {
         for _ in 0..clients {
@@ -115,9 +109,9 @@ impl<'a> Desk<'a> {
     }
 
     /// Kills as planned, and starts the process that stays.
-    fn kill_again_and_again(&self, start: &Start, news: &dyn Fn(usize, usize)) -> Result<Process> {
+    fn kill_again_and_again(&self, start: &Start, news: &dyn Fn(usize)) -> Result<Process> {
         for (number, kill) in self.plan.kills.iter().enumerate() {
-            news(number, self.done.load(Ordering::Relaxed));
+            news(number);
             let process = match kill.moment {
                 Moment::Starting => self.starting(start, kill.delay)?,
                 Moment::Indexing => {

@@ -113,11 +113,7 @@ async fn survive(settings: &Settings, args: &CrashArgs, seed: u64, texts: Vec<Ro
     let (driving, clients, asking) = (plan.clone(), usize::from(args.clients), client.clone());
     let driven = tokio::task::spawn_blocking(move || {
         let bar = ProgressBar::new(driving.kills.len() as u64);
-        let news = |kills: usize, requests: usize| {
-            bar.set_position(kills as u64);
-            bar.set_message(format!("{requests} requests"));
-        };
-        let driven = drive(&driving, &start, &asking, clients, &news);
+        let driven = drive(&driving, &start, &asking, clients, &|kills| bar.set_position(kills as u64));
         bar.finish_and_clear();
         driven
     });

@@ -81,6 +81,13 @@ impl EdgeStore {
     pub fn open(folder: &Path, model: &str, dimensions: usize) -> Result<Self, RetrieveError> {
         let lock = layout::lock(folder)?;
         let stamp = Stamp { format: FORMAT, analysis: bm25::ANALYSIS_VERSION, model: model.to_owned(), dimensions };
+        layout::opening(folder)?;
+        let opened = Self::load(folder, stamp, lock);
+        layout::opened(folder)?;
+        opened
+    }
+
+    fn load(folder: &Path, stamp: Stamp, lock: File) -> Result<Self, RetrieveError> {
         let shard = layout::open(folder, &stamp)?;
         let inner = Inner {
             folder: folder.to_owned(),
@@ -141,6 +148,7 @@ impl VectorStore for EdgeStore {
             check_vector(&point.solution, inner.stamp.dimensions)?;
         }
         for batch in points.chunks(BATCH) {
+            layout::check_room(&inner.folder)?;
             let ids: Vec<PointId> = batch.iter().map(|point| PointId::Uuid(point.id)).collect();
             let insert = batch.iter().map(points::engine_point).collect::<OperationResult<Vec<_>>>();
             let insert = insert.map_err(|error| index_error(&inner.folder, error))?;
