@@ -26,7 +26,7 @@ use crate::retrieve::server::ServerStore;
 use crate::retrieve::server::settings::IndexKind;
 use crate::retrieve::{RetrieveError, VectorStore};
 use crate::settings::{EmbeddingKind, Generation, GenerationFallback, GenerationKind, Settings};
-use crate::store::{Store, StoreError};
+use crate::store::{DATABASE_FILE, Store, StoreError, create_private_dir};
 use crate::triage::TriageModel;
 
 /// Name of the built-in embedding model in the manifest, and its files.
@@ -70,6 +70,11 @@ impl App {
     /// model is not an error: replies are then extractive, and [`App::degraded`] says so.
     pub async fn open(settings: Settings, need: Need) -> Result<Self> {
         let settings = Arc::new(settings);
+        if settings.database.url.is_empty() {
+            // Before the store: on a full disk SQLite fails with words that say nothing of it.
+            check_space(&settings.data.folder)?;
+            check_database(&settings.data.folder)?;
+        }
         let store = open_store(&settings).await?;
         // The language model is read from the disk while the other core reads the embedding model and then the index.
         let loading = Arc::clone(&settings);
@@ -325,6 +330,8 @@ async fn open_index(
     let (vectors, emptied): (Arc<dyn VectorStore>, bool) = if on_server {
         (Arc::new(ServerStore::new(&settings.index, &name, dimensions)?), false)
     } else {
+        check_alone(store).await?;
+        create_private_dir(data)?;
         check_space(data)?;
         let folder = data.join(INDEX_FOLDER);
         let opening = move || took("search index", || open_or_reset(&folder, &name, dimensions));
@@ -342,16 +349,44 @@ async fn open_index(
     Ok(vectors)
 }
 
+/// What the index holds is marked in the store. Two indexes beside one store would each miss what the other was given.
+async fn check_alone(store: &Store) -> Result<()> {
+    anyhow::ensure!(
+        store.claim("embedded index").await?,
+        "another process that shares this database has an index in its data folder; set index.kind = \"server\" for all of \
+         them, or run one only"
+    );
+    Ok(())
+}
+
 /// The engine maps files that grow into the free space; where there is none left, the system ends the process without a
 /// word. So we say it first.
 fn check_space(data: &Path) -> Result<()> {
-    let free = free_space(data).with_context(|| format!("cannot ask for the free space of {}", data.display()))?;
+    // The folder may be new; its disk is there.
+    let absolute = std::path::absolute(data).with_context(|| format!("cannot find {}", data.display()))?;
+    let there = absolute.ancestors().find(|folder| folder.exists()).unwrap_or(&absolute);
+    let free = free_space(there).with_context(|| format!("cannot ask for the free space of {}", data.display()))?;
     anyhow::ensure!(
         free >= LEAST_FREE_BYTES,
         "the disk of {} has {} MB left and the search index needs {} MB; free some space or choose another folder with --data",
         data.display(),
         free / 1_000_000,
         LEAST_FREE_BYTES / 1_000_000
+    );
+    Ok(())
+}
+
+/// An empty file is a new database to SQLite. Beside an index of a memory, it is one whose content was lost, and the desk
+/// must not begin anew as if nothing had been.
+fn check_database(data: &Path) -> Result<()> {
+    let (database, log) = (data.join(DATABASE_FILE), data.join(format!("{DATABASE_FILE}-wal")));
+    let is_empty = |file: &Path| std::fs::metadata(file).is_ok_and(|file| file.len() == 0);
+    let lost = is_empty(&database) && (is_empty(&log) || !log.exists()) && data.join(INDEX_FOLDER).exists();
+    anyhow::ensure!(
+        !lost,
+        "the database {} is empty, though it had content; put a backup in its place with `respondo restore FILE`, or \
+         remove it to begin anew",
+        database.display()
     );
     Ok(())
 }

@@ -16,9 +16,9 @@ use uuid::Uuid;
 use crate::events::Change;
 use crate::leases::{Leases, RENEWAL};
 use crate::pipeline::Pipeline;
-use crate::store::StoreError;
+use crate::store::{OutboxRow, StoreError};
 
-/// Tries before a ticket is left for the look for abandoned ones or the next message; the pauses between them double.
+/// Tries before a ticket makes room for others; the pauses between them double.
 const TRIES: u32 = 5;
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 /// Rows of the outbox taken at once, and for how long they are ours.
@@ -327,15 +327,31 @@ impl Worker {
                 return Ok(());
             }
             for row in rows {
-                let message = serde_json::json!({
-                    "message_id": row.message_id, "author": row.author, "agent": row.agent, "body": row.body,
-                });
-                match pipeline.events.keep(row.ticket_id, "message", &message).await {
-                    Ok(()) => pipeline.store.mark_sent(row.id).await?,
+                match self.deliver(&row).await {
+                    Ok(()) => {
+                        pipeline.store.mark_sent(row.id).await?;
+                        metrics::counter!("respondo_sent_total", "channel" => row.channel).increment(1);
+                    }
                     Err(error) => pipeline.store.release(row.id, &error.to_string()).await?,
                 }
-                metrics::counter!("respondo_sent_total", "channel" => row.channel).increment(1);
             }
         }
+    }
+
+    /// Puts a message on its ticket's event stream, once: an earlier sender may have ended between that and the mark that
+    /// it was sent.
+    async fn deliver(&self, row: &OutboxRow) -> Result<(), StoreError> {
+        let pipeline = &self.inner.pipeline;
+        if row.attempts > 1 {
+            let told = pipeline.store.events_after(row.ticket_id, 0).await?;
+            let id = row.message_id.to_string();
+            if told.iter().any(|event| event.kind == "message" && event.data["message_id"] == id) {
+                return Ok(());
+            }
+        }
+        let message = serde_json::json!({
+            "message_id": row.message_id, "author": row.author, "agent": row.agent, "body": row.body,
+        });
+        pipeline.events.keep(row.ticket_id, "message", &message).await
     }
 }

@@ -64,7 +64,7 @@ pub async fn run(config: Option<PathBuf>, machine: &str, args: DeskArgs) -> Resu
     let folder = tempfile::tempdir().context("no temporary folder")?;
     eprintln!("filling a store with {} open tickets", args.tickets);
     let (tickets, key) = fill(folder.path(), args.tickets).await?;
-    let start = Start { folder: folder.path().to_owned(), config };
+    let start = Start { folder: folder.path().to_owned(), config, environment: Vec::new() };
     let out = args.out.clone();
     let report = tokio::task::spawn_blocking(move || measured(&start, &tickets, &key, &args)).await??;
     let text = format!(

@@ -1,5 +1,6 @@
 //! Measurements that end up in `docs/`: the command that made a figure is in this repository.
 
+pub mod crash;
 pub mod desk;
 pub mod load;
 pub mod models;

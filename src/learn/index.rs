@@ -219,6 +219,11 @@ pub async fn compare(
     });
     let (cleared, points) = prepared.await??;
     let stats = store.memory_stats().await?;
+    if stats.items == 0 && points > 0 {
+        // What another database held: nothing of it can be shown.
+        let index = Arc::clone(vectors);
+        tokio::task::spawn_blocking(move || index.clear()).await??;
+    }
     let other_model = stats.generations.iter().any(|(generation, _)| generation != model);
     let anew = emptied || cleared || other_model || (points == 0 && stats.items > stats.unindexed);
     if anew {

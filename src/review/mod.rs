@@ -37,7 +37,7 @@ pub async fn resolve(
     metrics::counter!("respondo_reviews_total", "outcome" => name).increment(1);
     // The reply is already on its way; that it is not yet found must not fail the review.
     if learned && let Err(error) = indexer.catch_up(|_| {}).await {
-        tracing::warn!(%ticket, %error, "approved answer is not in the index yet; it is tried again");
+        tracing::warn!(%ticket, %error, "approved answer is not in the index yet; that is tried again");
     }
     Ok(result)
 }
@@ -57,9 +57,14 @@ pub async fn take_back(
     let learned = approved::memory_id(ticket.id);
     if pipeline.store.forget(&learned).await? {
         let vectors = Arc::clone(&indexer.vectors);
-        let deleted = tokio::task::spawn_blocking(move || vectors.delete(&[learned])).await;
+        let delete = move || {
+            vectors.delete(&[learned])?;
+            // Else it would be back after a crash, and nobody would look for it.
+            vectors.checkpoint()
+        };
+        let deleted = tokio::task::spawn_blocking(delete).await;
         if !matches!(deleted, Ok(Ok(_))) {
-            tracing::warn!(ticket = %ticket.id, "a reply that was taken back is in the index until the next start");
+            tracing::warn!(ticket = %ticket.id, "a reply that was taken back is still in the index, though never shown; `respondo reindex` mends that");
         }
     }
     let event = json!({ "message_id": message, "agent": by, "state": ticket.state });

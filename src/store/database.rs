@@ -175,10 +175,15 @@ pub(super) async fn server_pools(server: &Server, read_only: bool) -> Result<(An
     Ok((writer, reader))
 }
 
+/// One connection to a server, outside of the pools.
+pub(super) async fn connect(server: &Server) -> Result<AnyConnection, StoreError> {
+    install_drivers();
+    Ok(AnyConnection::connect(&server.url).await?)
+}
+
 /// Makes the schema where it is missing.
 pub(super) async fn make_schema(server: &Server) -> Result<(), StoreError> {
-    install_drivers();
-    let mut conn = AnyConnection::connect(&server.url).await?;
+    let mut conn = connect(server).await?;
     // Two processes that start at once collide in the catalogue although each says IF NOT EXISTS.
     conn.execute("SELECT pg_advisory_lock(hashtext('respondo schema'))").await?;
     conn.execute(format!("CREATE SCHEMA IF NOT EXISTS {}", server.schema).as_str()).await?;

@@ -43,7 +43,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
-use sqlx::{Any, AnyPool, Transaction};
+use sqlx::{Any, AnyConnection, AnyPool, Row, Transaction};
 
 pub use agents::{AgentRecord, NewAgent, Role, SessionRecord};
 pub use attachments::{AttachmentRow, NewAttachment};
@@ -96,6 +96,8 @@ pub struct Store {
 
 /// Where a store is.
 struct Place {
+    /// Connections whose locks on the database last as long as they do.
+    claims: tokio::sync::Mutex<Vec<AnyConnection>>,
     /// The database file; for a server what people call the database, without its password.
     path: PathBuf,
     server: Option<Server>,
@@ -114,7 +116,7 @@ impl Store {
         let writer = database::file_pool(&path, Access::Create).await?;
         SQLITE_MIGRATIONS.run(&writer).await.map_err(|error| StoreError::migration(&path, error))?;
         let reader = database::file_pool(&path, Access::Read).await?;
-        let place = Arc::new(Place { path, server: None, _lock: Some(lock) });
+        let place = Arc::new(Place { claims: tokio::sync::Mutex::default(), path, server: None, _lock: Some(lock) });
         Ok(Self { writer, reader, dialect: Dialect::Sqlite, writable: true, place })
     }
 
@@ -129,7 +131,7 @@ impl Store {
             )));
         }
         let reader = database::file_pool(&path, Access::Read).await?;
-        let place = Arc::new(Place { path, server: None, _lock: None });
+        let place = Arc::new(Place { claims: tokio::sync::Mutex::default(), path, server: None, _lock: None });
         Ok(Self { writer: reader.clone(), reader, dialect: Dialect::Sqlite, writable: false, place })
     }
 
@@ -162,7 +164,7 @@ impl Store {
     async fn on_server(server: Server, read_only: bool) -> Result<Self, StoreError> {
         let (writer, reader) = database::server_pools(&server, read_only).await?;
         let path = PathBuf::from(format!("PostgreSQL schema {}", server.schema));
-        let place = Arc::new(Place { path, server: Some(server), _lock: None });
+        let place = Arc::new(Place { claims: tokio::sync::Mutex::default(), path, server: Some(server), _lock: None });
         Ok(Self { writer, reader, dialect: Dialect::Postgres, writable: !read_only, place })
     }
 
@@ -174,6 +176,23 @@ impl Store {
     /// True when other processes may write too.
     pub fn is_shared(&self) -> bool {
         self.dialect == Dialect::Postgres
+    }
+
+    /// Makes something this process's alone, until it ends or the last clone of the store goes. False when another process
+    /// that shares the store has it.
+    pub async fn claim(&self, what: &str) -> Result<bool, StoreError> {
+        let Some(server) = &self.place.server else { return Ok(true) };
+        let mut conn = database::connect(server).await?;
+        let row = sqlx::query("SELECT pg_try_advisory_lock(hashtext($1), hashtext($2)) AS got")
+            .bind(&server.schema)
+            .bind(what)
+            .fetch_one(&mut conn)
+            .await?;
+        let got: bool = row.try_get("got")?;
+        if got {
+            self.place.claims.lock().await.push(conn);
+        }
+        Ok(got)
     }
 
     /// The database file, or in words where the database is.
@@ -223,7 +242,7 @@ fn server(url: &str, schema: &str) -> Result<Server, StoreError> {
 }
 
 /// The folder holds what customers wrote: others on the machine have no business in it.
-fn create_private_dir(data_dir: &Path) -> Result<(), StoreError> {
+pub(crate) fn create_private_dir(data_dir: &Path) -> Result<(), StoreError> {
     let mut builder = std::fs::DirBuilder::new();
     builder.recursive(true);
     #[cfg(unix)]

@@ -99,7 +99,7 @@ pub fn run(plan: &Plan, rows: &[Row]) -> Result<LoadReport> {
         }
         return Ok(report);
     }
-    let start = Start { folder: plan.folder.clone(), config: plan.config.clone() };
+    let start = Start { folder: plan.folder.clone(), config: plan.config.clone(), environment: Vec::new() };
     report.starts = time_starts(&start, plan.starts, rows)?;
     let running = start.run()?;
     report.language_model = warm_up(&running.client, rows)?;

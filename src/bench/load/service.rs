@@ -24,11 +24,20 @@ pub struct Start {
     pub folder: PathBuf,
     /// The settings file of `--config`.
     pub config: Option<PathBuf>,
+    /// Set in the environment of the process, beside what it inherits.
+    pub environment: Vec<(&'static str, String)>,
+}
+
+/// A process of the service, ready or not; killed with this value.
+pub struct Process {
+    child: Child,
+    /// Its address once it listens, or what it said last when it ends before.
+    told: mpsc::Receiver<Result<String, String>>,
 }
 
 /// A running service; ends with this value.
 pub struct Running {
-    child: Child,
+    process: Process,
     pub client: Client,
     /// From the start of the process until `/readyz` said 200.
     pub ready_after: Duration,
@@ -36,49 +45,115 @@ pub struct Running {
 }
 
 impl Start {
-    /// Starts `respondo serve` on a free port and waits until it is ready.
+    /// A command of this program on the folder, with the environment of the service.
     ///
     /// # Errors
-    /// When it cannot be started, ends by itself, or is not ready in time.
-    pub fn run(&self) -> Result<Running> {
+    /// When the path of this program cannot be told.
+    pub fn command(&self, arguments: &[&str]) -> Result<Command> {
         let program = std::env::current_exe().context("cannot tell the path of this program")?;
         let mut command = Command::new(program);
         command.arg("--data").arg(&self.folder);
         if let Some(config) = &self.config {
             command.arg("--config").arg(config);
         }
-        command.args(["serve", "--port", "0"]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-        let started = Instant::now();
-        let mut child = command.spawn().context("cannot start the service")?;
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
+        command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        Ok(command)
+    }
+
+    /// Starts `respondo serve` on a free port and waits for nothing.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn spawn(&self) -> Result<Process> {
+        let mut child = self.command(&["serve", "--port", "0"])?.spawn().context("cannot start the service")?;
         let told = child.stderr.take().context("the service has no standard error")?;
-        let address = address(told);
-        let mut running = match address {
-            Ok(url) => Running { child, client: Client::new(url, None), ready_after: Duration::ZERO, started },
-            Err(error) => {
-                let _ = child.kill();
-                let _ = child.wait();
-                return Err(error);
-            }
-        };
-        running.client = Client::new(running.client.url().to_owned(), std::env::var("RESPONDO_SERVER__API_KEY").ok());
-        while !running.client.is_ready() {
+        Ok(Process { child, told: listen(told) })
+    }
+
+    /// Starts `respondo serve` on a free port and waits until it is ready.
+    ///
+    /// # Errors
+    /// When it cannot be started, ends by itself, or is not ready in time.
+    pub fn run(&self) -> Result<Running> {
+        let started = Instant::now();
+        let process = self.spawn()?;
+        let url = process.address()?;
+        let client = Client::new(url, std::env::var("RESPONDO_SERVER__API_KEY").ok());
+        while !client.is_ready() {
             ensure!(started.elapsed() < PATIENCE, "the service was not ready within {} s", PATIENCE.as_secs());
             std::thread::sleep(PAUSE);
         }
-        running.ready_after = started.elapsed();
-        Ok(running)
+        Ok(Running { process, client, ready_after: started.elapsed(), started })
+    }
+}
+
+impl Process {
+    /// Waits until the service listens; gives its address, `http://...`. To be asked once.
+    ///
+    /// # Errors
+    /// When it ends before, or takes too long.
+    pub fn address(&self) -> Result<String> {
+        let address = self.address_within(PATIENCE)?;
+        address.with_context(|| format!("the service did not listen within {} s", PATIENCE.as_secs()))
+    }
+
+    /// The same, for at most `limit`; None when it is over.
+    ///
+    /// # Errors
+    /// When the service ends before.
+    pub fn address_within(&self, limit: Duration) -> Result<Option<String>> {
+        match self.told.recv_timeout(limit) {
+            Ok(Ok(url)) => Ok(Some(url)),
+            Ok(Err(last)) => bail!("the service ended before it listened:\n{last}"),
+            Err(_) => Ok(None),
+        }
+    }
+
+    /// How it ended, if it has: with what it said last.
+    pub fn ended(&mut self) -> Option<String> {
+        let status = self.child.try_wait().ok().flatten()?;
+        let last = self.told.recv_timeout(PAUSE).ok().and_then(Result::err).unwrap_or_default();
+        Some(format!("the service ended by itself with {status}:\n{last}"))
+    }
+
+    /// SIGKILL, and waits until it is gone.
+    pub fn kill(self) {
+        // Dropping it does that.
+    }
+
+    /// Asks the service to end and waits for it.
+    ///
+    /// # Errors
+    /// When it does not end in time, or ends with a failure.
+    pub fn stop(mut self) -> Result<()> {
+        if let Some(pid) = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw) {
+            // It may have ended by itself.
+            let _ = kill_process(pid, Signal::TERM);
+        }
+        let asked = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().context("cannot wait for the service")? {
+                ensure!(status.success(), "the service ended with {status}");
+                return Ok(());
+            }
+            if asked.elapsed() > PATIENCE {
+                bail!("the service did not stop within {} s", PATIENCE.as_secs());
+            }
+            std::thread::sleep(PAUSE);
+        }
     }
 }
 
 impl Running {
     /// Highest resident memory so far in MiB, where the system tells.
     pub fn peak_memory_mib(&self) -> Option<f64> {
-        crate::bench::requests::peak_memory_of(&format!("/proc/{}/status", self.child.id()))
+        crate::bench::requests::peak_memory_of(&format!("/proc/{}/status", self.process.child.id()))
     }
 
     /// Seconds of processor time used so far, in user and system mode, where the system tells.
     pub fn processor_seconds(&self) -> Option<f64> {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).ok()?;
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.process.child.id())).ok()?;
         // The name in brackets may hold spaces: fields are counted behind it. utime and stime are fields 14 and 15.
         let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
         let ticks: f64 = fields.get(11)?.parse::<f64>().ok()? + fields.get(12)?.parse::<f64>().ok()?;
@@ -89,28 +164,13 @@ impl Running {
     /// Asks the service to end and waits for it.
     ///
     /// # Errors
-    /// When it does not end in time.
-    pub fn stop(mut self) -> Result<()> {
-        self.ask_to_end();
-        let asked = Instant::now();
-        while self.child.try_wait().context("cannot wait for the service")?.is_none() {
-            if asked.elapsed() > PATIENCE {
-                bail!("the service did not stop within {} s", PATIENCE.as_secs());
-            }
-            std::thread::sleep(PAUSE);
-        }
-        Ok(())
-    }
-
-    fn ask_to_end(&self) {
-        if let Some(pid) = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw) {
-            // It may have ended by itself.
-            let _ = kill_process(pid, Signal::TERM);
-        }
+    /// When it does not end in time, or ends with a failure.
+    pub fn stop(self) -> Result<()> {
+        self.process.stop()
     }
 }
 
-impl Drop for Running {
+impl Drop for Process {
     fn drop(&mut self) {
         // Nothing is left to do when it has ended.
         if matches!(self.child.try_wait(), Ok(None)) {
@@ -120,15 +180,16 @@ impl Drop for Running {
     }
 }
 
-/// The address that the service writes to its standard error, which is read to its end so that it never waits for us.
-fn address(told: impl std::io::Read + Send + 'static) -> Result<String> {
+/// Passes on the address that the service writes to its standard error, and the last lines of what it says when it ends;
+/// reads all of it, so that it never waits for us.
+fn listen(told: impl std::io::Read + Send + 'static) -> mpsc::Receiver<Result<String, String>> {
     let (found, address) = mpsc::channel();
     std::thread::spawn(move || {
         let mut last = Vec::new();
         for line in BufReader::new(told).lines().map_while(Result::ok) {
             let url = line.strip_prefix(LISTENS).and_then(|rest| rest.split_whitespace().next());
             if let Some(url) = url {
-                // Nobody listens any more once the address is known.
+                // Nobody listens any more once the process is dropped; so below.
                 let _ = found.send(Ok(url.to_owned()));
             }
             last.push(line);
@@ -138,11 +199,7 @@ fn address(told: impl std::io::Read + Send + 'static) -> Result<String> {
         }
         let _ = found.send(Err(last.join("\n")));
     });
-    match address.recv_timeout(PATIENCE) {
-        Ok(Ok(url)) => Ok(url),
-        Ok(Err(last)) => bail!("the service ended before it listened:\n{last}"),
-        Err(_) => bail!("the service did not listen within {} s", PATIENCE.as_secs()),
-    }
+    address
 }
 
 /// A data folder for a memory of so many items, kept from run to run, since embedding them takes minutes.
@@ -156,9 +213,11 @@ mod tests {
 
     #[test]
     fn the_address_is_read_from_what_the_service_says() {
-        let told = "note: something\nrespondo listens on http://127.0.0.1:4242 (API page: /docs)\nmore\n";
-        assert_eq!(address(told.as_bytes()).expect("address"), "http://127.0.0.1:4242");
-        let error = address("error: the disk is full\n".as_bytes()).expect_err("no address");
-        assert!(error.to_string().contains("the disk is full"));
+        let said = "note: something\nrespondo listens on http://127.0.0.1:4242 (API page: /docs)\nmore\n";
+        let told = listen(said.as_bytes());
+        assert_eq!(told.recv().expect("told"), Ok("http://127.0.0.1:4242".to_owned()));
+        assert!(told.recv().expect("told").expect_err("ended").ends_with("more"));
+        let told = listen("error: the disk is full\n".as_bytes());
+        assert!(told.recv().expect("told").expect_err("no address").contains("the disk is full"));
     }
 }

@@ -4,6 +4,7 @@
 //! folder/lock         held (flock) as long as the store is open
 //! folder/stamp.json   what the index was made with; written last, so a folder without it is half made
 //! folder/changed      there while a build runs in which stored points were changed; see `EdgeStore`
+//! folder/opening      there while it is opened: how many processes in a row have begun that
 //! folder/points/      the engine's shard
 //! ```
 
@@ -16,7 +17,11 @@ use qdrant_edge::{EdgeShard, OperationResult};
 use serde::{Deserialize, Serialize};
 
 use super::engine;
+use crate::models::free_space;
 use crate::retrieve::RetrieveError;
+
+/// Free disk space, in bytes, below which nothing is added: several times what a batch of points takes.
+const LEAST_ROOM: u64 = 16 << 20;
 
 /// What an index was made with. Another model's vectors or another analysis of words cannot be compared with ours.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -36,6 +41,38 @@ pub(super) fn lock(folder: &Path) -> Result<File, RetrieveError> {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(RetrieveError::Locked { path: folder.display().to_string() }),
         Err(TryLockError::Error(error)) => Err(index_error(folder, error)),
+    }
+}
+
+/// Opens that may be begun in a row without an end. A process that is killed while it opens an index is no sign of
+/// damage; two are.
+const OPENINGS: u32 = 2;
+
+/// Notes that the index is being opened, until [`opened`]. Some damage makes the engine end the process (it asks for more
+/// memory than there is), which nothing can catch: such an index would end every process that is started on it.
+///
+/// # Errors
+/// `Rebuild` when the processes before this one have all ended while they opened it.
+pub(super) fn opening(folder: &Path) -> Result<(), RetrieveError> {
+    let path = opening_path(folder);
+    let begun = fs::read_to_string(&path).ok().and_then(|text| text.trim().parse::<u32>().ok()).unwrap_or(0);
+    if begun >= OPENINGS {
+        return Err(rebuild(folder, "the last processes ended while they opened it"));
+    }
+    fs::write(&path, (begun + 1).to_string()).map_err(|error| index_error(folder, error))
+}
+
+/// Notes that the index was opened, or that it cannot be and that was said.
+pub(super) fn opened(folder: &Path) -> Result<(), RetrieveError> {
+    fs::remove_file(opening_path(folder)).map_err(|error| index_error(folder, error))
+}
+
+/// The engine maps its files: a page that finds no room on the disk ends the process without a word.
+pub(super) fn check_room(folder: &Path) -> Result<(), RetrieveError> {
+    let free = free_space(folder).map_err(|error| index_error(folder, error))?;
+    match free < LEAST_ROOM {
+        true => Err(index_error(folder, format!("its disk has {} MB left; free some space", free / 1_000_000))),
+        false => Ok(()),
     }
 }
 
@@ -145,7 +182,7 @@ fn write_stamp(folder: &Path, stamp: &Stamp) -> std::io::Result<()> {
 
 /// Moves what is there to `points.old`, replacing an older one.
 pub(super) fn move_away(folder: &Path) -> std::io::Result<()> {
-    for file in [stamp_path(folder), changed_path(folder)] {
+    for file in [stamp_path(folder), changed_path(folder), opening_path(folder)] {
         match fs::remove_file(file) {
             Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
             _ => {}
@@ -174,6 +211,10 @@ pub(super) fn changed_path(folder: &Path) -> PathBuf {
     folder.join("changed")
 }
 
+fn opening_path(folder: &Path) -> PathBuf {
+    folder.join("opening")
+}
+
 fn stamp_path(folder: &Path) -> PathBuf {
     folder.join("stamp.json")
 }
@@ -189,6 +230,21 @@ pub(super) fn rebuild(folder: &Path, reason: &str) -> RetrieveError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_index_that_ends_the_processes_which_open_it_is_to_be_rebuilt() {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        for _ in 0..10 {
+            opening(folder.path()).expect("not the second in a row");
+            opened(folder.path()).expect("noted");
+        }
+        for _ in 0..OPENINGS {
+            opening(folder.path()).expect("an end by chance");
+        }
+        assert!(matches!(opening(folder.path()), Err(RetrieveError::Rebuild { .. })));
+        move_away(folder.path()).expect("moved");
+        opening(folder.path()).expect("a new index");
+    }
 
     #[test]
     fn what_the_engine_leaves_behind_is_removed_and_the_end_of_its_log_stays() {

@@ -83,6 +83,13 @@ impl EdgeStore {
     pub fn open(folder: &Path, model: &str, dimensions: usize) -> Result<Self, RetrieveError> {
         let lock = layout::lock(folder)?;
         let stamp = Stamp { format: FORMAT, analysis: bm25::ANALYSIS_VERSION, model: model.to_owned(), dimensions };
+        layout::opening(folder)?;
+        let opened = Self::load(folder, stamp, lock);
+        layout::opened(folder)?;
+        opened
+    }
+
+    fn load(folder: &Path, stamp: Stamp, lock: File) -> Result<Self, RetrieveError> {
         let shard = layout::open(folder, &stamp)?;
         let inner = Inner {
             folder: folder.to_owned(),
@@ -142,6 +149,7 @@ impl VectorStore for EdgeStore {
             check_vector(&point.solution, self.inner.stamp.dimensions)?;
         }
         for batch in points.chunks(BATCH) {
+            layout::check_room(&self.inner.folder)?;
             self.inner.insert(&batch.iter().map(StoredPoint::from).collect::<Vec<_>>())?;
         }
         Ok(())
