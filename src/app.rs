@@ -83,10 +83,26 @@ impl App {
         let embedder =
             tokio::task::spawn_blocking(move || took("embedding model", || load_embedder(&loading))).await??;
         let mut degraded = Vec::new();
-        let vectors = open_index(&settings, embedder.as_ref(), &store, &mut degraded).await?;
+        let (name, dimensions) = (embedder.name().to_owned(), embedder.dimensions());
+        let vectors = open_index(&settings, &name, dimensions, &store, &mut degraded).await?;
         let Generators { servers, local, problem } = writing.await?;
         degraded.extend(problem);
         let inference = Inference::start_all(Models { embedder, servers, local });
+        let indexer = Indexer { store: store.clone(), inference: inference.clone(), vectors: Arc::clone(&vectors) };
+        let pipeline = pipeline(&settings, &store, &inference, &vectors).await?;
+        Ok(Self { settings, store, inference, vectors, indexer, pipeline, degraded })
+    }
+
+    /// Opens what another team of this installation has of its own; the models are shared.
+    ///
+    /// # Errors
+    /// As [`App::open`].
+    pub async fn beside(&self, settings: Settings) -> Result<Self> {
+        let (settings, inference) = (Arc::new(settings), self.inference.clone());
+        let store = open_store(&settings).await?;
+        let mut degraded = Vec::new();
+        let (name, dimensions) = (inference.embedder_name().to_owned(), inference.dimensions());
+        let vectors = open_index(&settings, &name, dimensions, &store, &mut degraded).await?;
         let indexer = Indexer { store: store.clone(), inference: inference.clone(), vectors: Arc::clone(&vectors) };
         let pipeline = pipeline(&settings, &store, &inference, &vectors).await?;
         Ok(Self { settings, store, inference, vectors, indexer, pipeline, degraded })
@@ -320,12 +336,13 @@ pub(crate) fn existing(path: PathBuf) -> Result<PathBuf> {
 /// server that cannot be used now may be back later: until then searches fail, and [`App::degraded`] says why.
 async fn open_index(
     settings: &Settings,
-    embedder: &dyn Embedder,
+    model: &str,
+    dimensions: usize,
     store: &Store,
     degraded: &mut Vec<String>,
 ) -> Result<Arc<dyn VectorStore>> {
     let data = &settings.data.folder;
-    let (name, dimensions) = (embedder.name().to_owned(), embedder.dimensions());
+    let name = model.to_owned();
     let on_server = settings.index.kind == IndexKind::Server;
     let (vectors, emptied): (Arc<dyn VectorStore>, bool) = if on_server {
         (Arc::new(ServerStore::new(&settings.index, &name, dimensions)?), false)
@@ -337,7 +354,7 @@ async fn open_index(
         let opening = move || took("search index", || open_or_reset(&folder, &name, dimensions));
         tokio::task::spawn_blocking(opening).await??
     };
-    match index::compare(&vectors, store, embedder.name(), emptied).await {
+    match index::compare(&vectors, store, model, emptied).await {
         Ok(true) => degraded.push("the search index is rebuilt from the store".to_owned()),
         Ok(false) => {}
         Err(LearnError::Index(error)) if on_server => {

@@ -35,6 +35,9 @@ struct Cli {
     /// Data folder, in place of the one in the settings.
     #[arg(long, global = true, env = "RESPONDO_DATA")]
     data: Option<PathBuf>,
+    /// Another team of this installation, by its name in the settings.
+    #[arg(long, global = true)]
+    tenant: Option<String>,
     #[command(subcommand)]
     command: Command,
 }
@@ -118,6 +121,12 @@ fn run(cli: Cli) -> Result<ExitCode> {
     logging::hide(settings.secrets());
     if let Some(data) = cli.data {
         settings.data.folder = data;
+    }
+    if let Some(tenant) = &cli.tenant {
+        if matches!(cli.command, Command::Serve(_)) {
+            anyhow::bail!("serve works for all teams of the settings at once; leave out --tenant");
+        }
+        settings = settings.tenant(tenant)?;
     }
     let done = match cli.command {
         Command::Models(command) => {

@@ -5,17 +5,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use axum::Router;
 use clap::Args;
-use metrics_exporter_prometheus::PrometheusBuilder;
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::app::{App, Need};
 use crate::http::connections::{raise_file_limit, serve};
+use crate::http::sites::Sites;
 use crate::http::tls::Tls;
-use crate::http::{self, AppState};
+use crate::http::{self, AppState, Scope};
 use crate::pipeline::Pipeline;
-use crate::settings::Settings;
+use crate::settings::{Settings, Tenant};
 use crate::web::Web;
 use crate::worker::Worker;
 
@@ -43,32 +45,16 @@ pub async fn run(mut settings: Settings, args: ServeArgs) -> Result<()> {
     service.until_stopped().await
 }
 
-/// The running service.
-pub struct Service {
+/// A team at work: the installation's own, or another.
+struct Desk {
     app: App,
     worker: Worker,
-    listener: TcpListener,
-    address: SocketAddr,
-    tls: Option<Arc<Tls>>,
-    closing: watch::Sender<bool>,
     state: AppState,
 }
 
-impl Service {
-    /// Binds the address, takes up what was left unfinished and starts the background work.
-    ///
-    /// # Errors
-    /// When the certificate cannot be used, the address is taken or the store cannot be read.
-    pub async fn start(app: App) -> Result<Self> {
-        let pair = app.settings.server.tls();
-        let tls = pair.map(|(certificate, key)| Tls::load(certificate, key)).transpose()?.map(Arc::new);
-        let wanted = SocketAddr::new(app.settings.server.address, app.settings.server.port);
-        let listener = TcpListener::bind(wanted)
-            .await
-            .with_context(|| format!("cannot listen on {wanted}; stop what uses it or set server.port"))?;
-        let address = listener.local_addr()?;
-        let metrics = PrometheusBuilder::new().install_recorder().context("metrics")?;
-        let (closing, closed) = watch::channel(false);
+impl Desk {
+    /// Takes up what was left unfinished and starts the background work.
+    async fn open(app: App, metrics: &PrometheusHandle, closed: &watch::Receiver<bool>) -> Result<Self> {
         let worker = Worker::new(app.pipeline.clone(), closed.clone());
         let resumed = worker.resume().await?;
         if resumed > 0 {
@@ -84,14 +70,68 @@ impl Service {
             vectors: app.vectors.clone(),
             indexer: app.indexer.clone(),
             worker: worker.clone(),
-            metrics,
-            closing: closed,
+            metrics: metrics.clone(),
+            closing: closed.clone(),
         };
+        Ok(Self { app, worker, state })
+    }
+
+    /// Path of the desk; while nobody works at it, of the page that sets it up.
+    async fn path(&self) -> Result<String> {
+        Ok(match self.app.store.has_agents().await? {
+            true => "/desk".to_owned(),
+            false => self.state.web.setup_path(),
+        })
+    }
+}
+
+/// The running service.
+pub struct Service {
+    own: Desk,
+    /// The other teams of the installation.
+    tenants: Vec<(Tenant, Desk)>,
+    listener: TcpListener,
+    address: SocketAddr,
+    tls: Option<Arc<Tls>>,
+    closing: watch::Sender<bool>,
+}
+
+impl Service {
+    /// Binds the address, opens what the teams have of their own and starts the background work.
+    ///
+    /// # Errors
+    /// When the certificate cannot be used, the address is taken or a store cannot be read.
+    pub async fn start(app: App) -> Result<Self> {
+        let pair = app.settings.server.tls();
+        let tls = pair.map(|(certificate, key)| Tls::load(certificate, key)).transpose()?.map(Arc::new);
+        let wanted = SocketAddr::new(app.settings.server.address, app.settings.server.port);
+        let listener = TcpListener::bind(wanted)
+            .await
+            .with_context(|| format!("cannot listen on {wanted}; stop what uses it or set server.port"))?;
+        let address = listener.local_addr()?;
+        let metrics = PrometheusBuilder::new().install_recorder().context("metrics")?;
+        let (closing, closed) = watch::channel(false);
+        let mut tenants = Vec::new();
+        for (tenant, settings) in app.settings.tenants() {
+            let opened = async { Desk::open(app.beside(settings).await?, &metrics, &closed).await };
+            let desk = opened.await.with_context(|| format!("team {}", tenant.name))?;
+            tenants.push((tenant.clone(), desk));
+        }
+        let own = Desk::open(app, &metrics, &closed).await?;
         if let Some(tls) = &tls {
             tokio::spawn(Arc::clone(tls).keep_fresh());
         }
         raise_file_limit();
-        Ok(Self { app, worker, listener, address, tls, closing, state })
+        Ok(Self { own, tenants, listener, address, tls, closing })
+    }
+
+    /// All routes of all teams.
+    fn router(&self) -> Router {
+        let mut sites = Sites::new(http::router(self.own.state.clone(), Scope::Installation));
+        for (tenant, desk) in &self.tenants {
+            sites.add(&tenant.hosts, &http::router(desk.state.clone(), Scope::Team));
+        }
+        sites.into_router()
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -102,13 +142,14 @@ impl Service {
     ///
     /// # Errors
     /// When the store cannot be read.
-    pub async fn pages(&self) -> Result<[String; 2]> {
-        let desk = match self.app.store.has_agents().await? {
-            true => "/desk".to_owned(),
-            false => self.state.web.setup_path(),
-        };
-        let url = self.url();
-        Ok([format!("customers write at {url}/chat"), format!("the team works at {url}{desk}")])
+    pub async fn pages(&self) -> Result<Vec<String>> {
+        let (url, desk) = (self.url(), self.own.path().await?);
+        let mut lines = vec![format!("customers write at {url}/chat"), format!("the team works at {url}{desk}")];
+        for (tenant, desk) in &self.tenants {
+            let path = desk.path().await?;
+            lines.push(format!("{} works at {path} of {}", tenant.name, tenant.hosts.join(", ")));
+        }
+        Ok(lines)
     }
 
     fn url(&self) -> String {
@@ -117,7 +158,7 @@ impl Service {
     }
 
     pub fn pipeline(&self) -> &Pipeline {
-        &self.app.pipeline
+        &self.own.app.pipeline
     }
 
     /// Stops without having served.
@@ -126,14 +167,17 @@ impl Service {
     /// None at present; the same kind of ending as [`Service::until_stopped`].
     pub async fn close(self) -> Result<()> {
         self.closing.send_replace(true);
-        self.app.close().await;
+        for (_, desk) in self.tenants {
+            desk.app.store.close().await;
+        }
+        self.own.app.close().await;
         Ok(())
     }
 
     /// Serves until the task is aborted, for measurements.
     pub async fn serve_forever(self) {
-        let settings = &self.app.settings.server;
-        serve(self.listener, http::router(self.state), settings, self.tls, std::future::pending()).await;
+        let (router, settings) = (self.router(), &self.own.app.settings.server);
+        serve(self.listener, router, settings, self.tls, std::future::pending()).await;
     }
 
     /// Serves until Ctrl-C or SIGTERM, then finishes or parks what is in flight.
@@ -145,7 +189,8 @@ impl Service {
         for line in self.pages().await? {
             eprintln!("  {line}");
         }
-        let grace = Duration::from_secs(self.app.settings.server.shutdown_seconds);
+        let grace = Duration::from_secs(self.own.app.settings.server.shutdown_seconds);
+        let router = self.router();
         let closing = self.closing;
         let mut closed = closing.subscribe();
         let stopped = async move {
@@ -161,16 +206,21 @@ impl Service {
                 () = stop_signal() => {}
             }
         };
-        let settings = &self.app.settings.server;
+        let settings = &self.own.app.settings.server;
         tokio::select! {
-            () = serve(self.listener, http::router(self.state), settings, self.tls, stopped) => {}
+            () = serve(self.listener, router, settings, self.tls, stopped) => {}
             () = overdue => tracing::warn!("connections that did not end by themselves are cut off"),
         }
+        let workers = std::iter::once(&self.own).chain(self.tenants.iter().map(|(_, desk)| desk));
+        let finished = futures::future::join_all(workers.map(|desk| desk.worker.finish(grace)));
         tokio::select! {
-            () = self.worker.finish(grace) => {}
+            _ = finished => {}
             () = stop_signal() => eprintln!("stopped; what was in flight is taken up at the next start"),
         }
-        self.app.close().await;
+        for (_, desk) in self.tenants {
+            desk.app.store.close().await;
+        }
+        self.own.app.close().await;
         Ok(())
     }
 }

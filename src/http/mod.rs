@@ -10,6 +10,7 @@ mod extract;
 mod health;
 pub mod problem;
 mod queue;
+pub mod sites;
 mod stream;
 mod tickets;
 pub mod tls;
@@ -84,8 +85,17 @@ fn span(request: &Request) -> tracing::Span {
     tracing::info_span!("request", method = %request.method(), route = edge::route(request))
 }
 
+/// Whose router it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// The one who runs the installation; sees the figures of the whole process.
+    Installation,
+    /// A team among others.
+    Team,
+}
+
 /// All routes, with the OpenAPI document made from them at `/openapi.json` and a page for it at `/docs`.
-pub fn router(state: AppState) -> Router {
+pub fn router(state: AppState, scope: Scope) -> Router {
     let server = &state.pipeline.settings.server;
     let body_limits = BodyLimits { bytes: server.max_body_bytes, time: server.body_time(false) };
     let guarded = OpenApiRouter::new()
@@ -99,9 +109,12 @@ pub fn router(state: AppState) -> Router {
         .routes(routes!(drafts::reject))
         .routes(routes!(drafts::escalate))
         .routes(routes!(triage::judge))
-        .routes(routes!(triage::search))
-        .routes(routes!(health::metrics))
-        .layer(middleware::from_fn_with_state(state.clone(), auth::require_key));
+        .routes(routes!(triage::search));
+    let guarded = match scope {
+        Scope::Installation => guarded.routes(routes!(health::metrics)),
+        Scope::Team => guarded,
+    };
+    let guarded = guarded.layer(middleware::from_fn_with_state(state.clone(), auth::require_key));
     let open = OpenApiRouter::new().routes(routes!(health::healthz)).routes(routes!(health::readyz));
     let (router, mut document) =
         OpenApiRouter::with_openapi(Api::openapi()).merge(guarded).merge(open).split_for_parts();

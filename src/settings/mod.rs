@@ -1,11 +1,13 @@
 //! Settings: the embedded `config.default.toml`, then the user's file, then the environment; checked before use.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use figment::Figment;
 use figment::providers::{Env, Format, Toml};
+use figment::value::Dict;
 use serde::Deserialize;
 
 use crate::decide::Policy;
@@ -15,7 +17,11 @@ use crate::http::client::Network;
 use crate::retrieve::fuse::{Fusion, Weights};
 use crate::retrieve::server::settings::IndexSettings;
 
-const DEFAULTS: &str = include_str!("../config.default.toml");
+mod tenants;
+
+pub use tenants::Tenant;
+
+const DEFAULTS: &str = include_str!("../../config.default.toml");
 /// Read from the working folder when `--config` names no file.
 const USER_FILE: &str = "respondo.toml";
 
@@ -45,6 +51,11 @@ pub struct Settings {
     pub support: Support,
     pub chat: Chat,
     pub policy: Policy,
+    /// As written; [`Settings::tenants`] has them ready for use.
+    #[serde(default, rename = "tenants")]
+    written_tenants: BTreeMap<String, Dict>,
+    #[serde(skip)]
+    tenants: Vec<Tenant>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -341,6 +352,12 @@ impl Settings {
     }
 
     fn extract(sources: &Figment) -> Result<Self, SettingsError> {
+        let mut settings = Self::read(sources)?;
+        settings.tenants = tenants::read(sources, &settings)?;
+        Ok(settings)
+    }
+
+    fn read(sources: &Figment) -> Result<Self, SettingsError> {
         let settings: Self = sources.extract().map_err(|error| SettingsError::Unreadable(Box::new(error)))?;
         settings.validate()?;
         Ok(settings)
