@@ -37,7 +37,7 @@ pub async fn resolve(
     metrics::counter!("respondo_reviews_total", "outcome" => name).increment(1);
     // The reply is already on its way; that it is not yet found must not fail the review.
     if learned && let Err(error) = indexer.catch_up(|_| {}).await {
-        tracing::warn!(%ticket, %error, "approved answer is not in the index yet; it is taken up at the next start");
+        tracing::warn!(%ticket, %error, "approved answer is not in the index yet; it is tried again");
     }
     Ok(result)
 }
@@ -59,7 +59,7 @@ pub async fn take_back(
         let vectors = Arc::clone(&indexer.vectors);
         let deleted = tokio::task::spawn_blocking(move || vectors.delete(&[learned])).await;
         if !matches!(deleted, Ok(Ok(_))) {
-            tracing::warn!(ticket = %ticket.id, "a reply that was taken back is in the index until the next start");
+            tracing::warn!(ticket = %ticket.id, "a reply that was taken back stays in the index, unseen, until it is built anew");
         }
     }
     let event = json!({ "message_id": message, "agent": by, "state": ticket.state });
