@@ -10,7 +10,7 @@ use crate::ticket::MemoryKind;
 pub(super) const DIMENSIONS: usize = 8;
 
 /// A unit vector that points in a direction of its own for each seed.
-pub(super) fn vector(seed: u64) -> Vec<f32> {
+fn vector(seed: u64) -> Vec<f32> {
     let mut random = fastrand::Rng::with_seed(seed);
     let raw: Vec<f32> = (0..DIMENSIONS).map(|_| random.f32() - 0.5).collect();
     let norm = raw.iter().map(|x| x * x).sum::<f32>().sqrt();

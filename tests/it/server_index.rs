@@ -128,3 +128,34 @@ fn a_server_of_another_version_is_named_in_the_readiness() {
     assert!(said.stdout.contains("ok  index") && said.stdout.contains("Qdrant 1.18.3"), "{}", said.stdout);
     service.stop();
 }
+
+#[test]
+fn a_key_is_sent_over_tls_to_a_server_that_the_system_trusts() {
+    let data = tempfile::tempdir().expect("temporary folder");
+    let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).expect("a certificate");
+    let trusted = data.path().join("trusted.pem");
+    std::fs::write(&trusted, made.cert.pem()).expect("written");
+    let fake = Fake::start_with_tls(&made.cert.pem(), &made.signing_key.serialize_pem());
+    fake.key("a long secret");
+    let url = fake.url();
+    assert!(url.starts_with("https://"), "{url}");
+    let asked = |key, trusted: &Path| {
+        let trusted = trusted.to_str().expect("UTF-8");
+        let mut env = settings(&url);
+        env.extend([("RESPONDO_INDEX__API_KEY", key), ("SSL_CERT_FILE", trusted)]);
+        let said = run(data.path(), &env, &["doctor"]).stdout;
+        said.lines().find(|line| line.contains(" index ")).unwrap_or_else(|| panic!("{said}")).to_owned()
+    };
+    let good = asked("a long secret", &trusted);
+    assert!(good.starts_with("ok ") && good.contains("Qdrant 1.18.3 at https://"), "{good}");
+    let refused = asked("another secret", &trusted);
+    assert!(refused.starts_with("BAD") && refused.contains("index.api_key"), "{refused}");
+    let other = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).expect("a certificate");
+    let stranger = data.path().join("stranger.pem");
+    std::fs::write(&stranger, other.cert.pem()).expect("written");
+    let distrusted = asked("a long secret", &stranger);
+    assert!(distrusted.starts_with("BAD") && distrusted.contains("Failed to connect"), "{distrusted}");
+    let in_the_clear = [("RESPONDO_INDEX__KIND", "server"), ("RESPONDO_INDEX__API_KEY", "k")];
+    let far = [in_the_clear[0], in_the_clear[1], ("RESPONDO_INDEX__URL", "http://qdrant.example:6334")];
+    assert!(run(data.path(), &far, &["doctor"]).failed().contains("index.url"));
+}

@@ -15,11 +15,14 @@ mod breaker;
 mod collections;
 mod link;
 mod points;
+mod sample;
 mod schema;
 mod search;
 pub mod settings;
 
+// The tests of the whole program use what is left over here.
 #[cfg(test)]
+#[allow(dead_code)]
 mod fake;
 #[cfg(test)]
 pub(super) mod tests;
@@ -29,7 +32,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use qdrant_client::qdrant::points_selector::PointsSelectorOneOf;
-use qdrant_client::qdrant::vectors_config::Config;
 use qdrant_client::qdrant::{
     CollectionInfo, CountPoints, DeletePoints, Filter as ServerFilter, PointStruct, PointsSelector, ScrollPoints,
     UpsertPoints,
@@ -37,12 +39,12 @@ use qdrant_client::qdrant::{
 use tokio::runtime::Runtime;
 use uuid::Uuid;
 
-use super::background::{Centroids, SAMPLE};
 use super::bm25;
 use super::transfer::{StoredPoint, Transfer};
 use super::{Legs, MemoryPoint, Prepared, RetrieveError, SearchQuery, VectorStore, check_vector};
 use collections::Collections;
 use link::{Failure, Link};
+use sample::Sample;
 use schema::Stamp;
 use settings::IndexSettings;
 
@@ -50,14 +52,8 @@ pub use breaker::BreakerState;
 
 /// Points in one write: about a megabyte.
 const BATCH: usize = 256;
-/// Points read at once for the mean vectors.
-const PAGE: usize = 500;
-/// Mean vectors of a large memory hardly move: how long they serve while points are written, and in any case, since other
-/// processes may write too.
-const SERVE_WHILE_WRITTEN: Duration = Duration::from_secs(60);
-const SERVE: Duration = Duration::from_secs(600);
 /// Longest wait for the server's search graphs after a bulk load, and how often to ask.
-const SETTLE: Duration = Duration::from_secs(3_600);
+const SETTLE: Duration = Duration::from_secs(1_200);
 const SETTLE_PAUSE: Duration = Duration::from_millis(500);
 
 /// How things stand between us and the server.
@@ -99,21 +95,6 @@ struct Ready {
     shards: u32,
 }
 
-/// What is known from the first points by id.
-struct Sample {
-    centroids: Centroids,
-    /// There were as many points as a sample has.
-    full: bool,
-    read: Instant,
-}
-
-impl Sample {
-    fn is_due(&self, changed: bool) -> bool {
-        let age = self.read.elapsed();
-        age >= SERVE || (changed && (!self.full || age >= SERVE_WHILE_WRITTEN))
-    }
-}
-
 impl ServerStore {
     /// Nothing is sent yet: [`VectorStore::prepare`] looks for the server. `model` is [`crate::embed::Embedder::name`].
     ///
@@ -142,9 +123,14 @@ impl ServerStore {
     /// The server's version, whatever it holds.
     ///
     /// # Errors
-    /// When it does not answer, or is of a version that we do not speak to.
+    /// When it does not answer, is of a version that we do not speak to, or refuses the key.
     pub fn version(&self) -> Result<String, RetrieveError> {
-        self.wait(|inner| async move { Ok(inner.link.version(inner.settings.search_deadline()).await?) })
+        self.wait(|inner| async move {
+            let version = inner.link.version(inner.settings.search_deadline()).await?;
+            // Anybody may ask for the version.
+            inner.collections().find().await?;
+            Ok(version)
+        })
     }
 
     /// Does the work on the store's own threads and waits for it.
@@ -344,13 +330,7 @@ impl Inner {
     fn set_ready(&self, version: String, info: &CollectionInfo) {
         let params = info.config.as_ref().and_then(|config| config.params.as_ref());
         let shards = params.map_or(1, |params| params.shard_number);
-        let named =
-            params.and_then(|params| params.vectors_config.as_ref()).and_then(|vectors| vectors.config.as_ref());
-        let dimensions = match named {
-            Some(Config::ParamsMap(map)) => map.map.get(schema::PROBLEM).map_or(0, |vector| vector.size),
-            _ => 0,
-        };
-        tracing::info!(version, shards, dimensions, url = self.link.url, "vector server is ready");
+        tracing::info!(version, shards, url = self.link.url, "vector server is ready");
         let mut state = self.lock();
         state.ready = Ok(Ready { version, shards });
         state.sample = None;
@@ -367,11 +347,18 @@ impl Inner {
         let deadline = until.saturating_duration_since(Instant::now());
         let batch = search::batch(&self.settings.collection, query, &terms, ready.shards, deadline);
         let Some(batch) = batch else { return Ok(Legs { background, ..Legs::default() }) };
-        let found = self.link.call(deadline, |client| {
-            let batch = batch.clone();
-            async move { client.query_batch(batch).await }
-        });
-        let found = self.note(found.await)?;
+        let ask = || {
+            self.link.call(deadline, |client| {
+                let batch = batch.clone();
+                async move { client.query_batch(batch).await }
+            })
+        };
+        let found = match ask().await {
+            // Another process may just have put a new collection in the place of the old one.
+            Err(failure) if failure.missing => ask().await,
+            found => found,
+        };
+        let found = self.note(found)?;
         let [problem, solution, lexical] = search::ranked(query, found.result);
         Ok(Legs { problem, solution, lexical, background })
     }
@@ -392,7 +379,7 @@ impl Inner {
     async fn put(&self, points: Vec<PointStruct>) -> Result<(), RetrieveError> {
         self.ready()?;
         self.lock().changed = true;
-        let written = self.note(self.collections().written().await)?;
+        let written = self.collections().written().await?;
         for batch in points.chunks(BATCH) {
             for collection in &written {
                 let upserted = self.link.call(self.settings.write_deadline(), |client| {
@@ -404,7 +391,7 @@ impl Inner {
                     };
                     async move { client.upsert_points(request).await }
                 });
-                self.note(upserted.await)?;
+                upserted.await?;
             }
         }
         Ok(())
@@ -413,7 +400,7 @@ impl Inner {
     async fn delete(&self, filter: ServerFilter) -> Result<(), RetrieveError> {
         self.ready()?;
         self.lock().changed = true;
-        for collection in self.note(self.collections().written().await)? {
+        for collection in self.collections().written().await? {
             let deleted = self.link.call(self.settings.write_deadline(), |client| {
                 let selected = PointsSelectorOneOf::Filter(filter.clone());
                 let request = DeletePoints {
@@ -424,7 +411,7 @@ impl Inner {
                 };
                 async move { client.delete_points(request).await }
             });
-            self.note(deleted.await)?;
+            deleted.await?;
         }
         Ok(())
     }
@@ -452,51 +439,11 @@ impl Inner {
         Ok((page.result.into_iter().filter_map(points::stored_point).collect(), next))
     }
 
-    /// The sample, read where there is none yet.
-    async fn sample(&self, until: Instant) -> Result<Arc<Sample>, Failure> {
-        let kept = self.lock().sample.clone();
-        match kept {
-            Some(sample) => Ok(sample),
-            None => self.read_sample(until).await,
-        }
-    }
-
-    async fn refresh_sample(&self) -> Result<(), RetrieveError> {
-        let due = {
-            let state = self.lock();
-            state.ready.is_ok() && state.sample.as_ref().is_none_or(|sample| sample.is_due(state.changed))
-        };
-        if due {
-            self.read_sample(Instant::now() + self.settings.write_deadline()).await?;
-        }
-        Ok(())
-    }
-
-    async fn read_sample(&self, until: Instant) -> Result<Arc<Sample>, Failure> {
-        self.lock().changed = false;
-        let (mut centroids, mut points, mut next) = (Centroids::default(), 0, None);
-        loop {
-            let left = until.saturating_duration_since(Instant::now());
-            let (page, after) = self.page(next, PAGE.min(SAMPLE - points), left).await?;
-            for point in &page {
-                centroids.add(point.kind, &point.language, &point.problem, &point.solution);
-            }
-            points += page.len();
-            next = after;
-            if next.is_none() || page.is_empty() || points >= SAMPLE {
-                break;
-            }
-        }
-        let sample = Arc::new(Sample { centroids, full: points >= SAMPLE, read: Instant::now() });
-        self.lock().sample = Some(Arc::clone(&sample));
-        Ok(sample)
-    }
-
     /// Waits until the server has built its search graphs.
     async fn settle(&self) -> Result<(), RetrieveError> {
         self.ready()?;
         let started = Instant::now();
-        for collection in self.note(self.collections().written().await)? {
+        for collection in self.collections().written().await? {
             while !self.collections().is_settled(&collection).await? {
                 if started.elapsed() > SETTLE {
                     tracing::warn!(collection, "the server is still building search graphs; searches work meanwhile");

@@ -18,7 +18,8 @@ use ::qdrant_client::qdrant::qdrant_server::{Qdrant, QdrantServer};
 use ::qdrant_client::qdrant::*;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
-use tonic::transport::Server;
+use tonic::metadata::MetadataMap;
+use tonic::transport::{Identity, Server, ServerTlsConfig};
 use tonic::{Code, Request, Response, Status};
 
 use engine::Engine;
@@ -30,6 +31,8 @@ pub struct Fake {
     address: SocketAddr,
     /// Replaced when connections are dropped. None only in between.
     runtime: Option<Runtime>,
+    /// Certificate and key, where it speaks TLS.
+    identity: Option<(String, String)>,
 }
 
 #[derive(Default)]
@@ -46,14 +49,24 @@ struct Faults {
     failing: Option<(Code, u32)>,
     delay: Duration,
     version: Option<String>,
+    key: Option<String>,
 }
 
 impl Fake {
     pub fn start() -> Self {
+        Self::start_with(None)
+    }
+
+    /// A server that speaks TLS, with this certificate and its key (PEM).
+    pub fn start_with_tls(certificate: &str, key: &str) -> Self {
+        Self::start_with(Some((certificate.to_owned(), key.to_owned())))
+    }
+
+    fn start_with(identity: Option<(String, String)>) -> Self {
         let listener = StdListener::bind("127.0.0.1:0").expect("a free port");
         listener.set_nonblocking(true).expect("non-blocking");
         let address = listener.local_addr().expect("address");
-        let mut fake = Self { shared: Arc::default(), listener, address, runtime: None };
+        let mut fake = Self { shared: Arc::default(), listener, address, runtime: None, identity };
         fake.serve();
         fake
     }
@@ -63,6 +76,11 @@ impl Fake {
         let runtime = runtime.expect("a runtime");
         let listener = self.listener.try_clone().expect("the same port");
         let shared = Arc::clone(&self.shared);
+        let mut server = Server::builder();
+        if let Some((certificate, key)) = &self.identity {
+            let tls = ServerTlsConfig::new().identity(Identity::from_pem(certificate, key));
+            server = server.tls_config(tls).expect("a certificate");
+        }
         runtime.spawn(async move {
             let listener = TcpListener::from_std(listener).expect("listener");
             let gone = Arc::clone(&shared);
@@ -77,7 +95,7 @@ impl Fake {
                     }
                 }
             });
-            let served = Server::builder()
+            let served = server
                 .add_service(QdrantServer::from_arc(Arc::clone(&shared)))
                 .add_service(CollectionsServer::from_arc(Arc::clone(&shared)))
                 .add_service(PointsServer::from_arc(shared))
@@ -88,7 +106,8 @@ impl Fake {
     }
 
     pub fn url(&self) -> String {
-        format!("http://{}", self.address)
+        let scheme = if self.identity.is_some() { "https" } else { "http" };
+        format!("{scheme}://{}", self.address)
     }
 
     /// The next `times` calls fail so.
@@ -104,6 +123,11 @@ impl Fake {
     /// The version that the server says it has.
     pub fn version(&self, version: &str) {
         self.faults().version = Some(version.to_owned());
+    }
+
+    /// The key that every call has to bring from now on.
+    pub fn key(&self, key: &str) {
+        self.faults().key = Some(key.to_owned());
     }
 
     /// Goes away, or comes back with what it held.
@@ -168,13 +192,17 @@ impl Shared {
     }
 
     /// Lets a call in, or fails it as was asked for.
-    async fn admit(&self) -> Result<(), Status> {
+    async fn admit(&self, metadata: Option<&MetadataMap>) -> Result<(), Status> {
         self.calls.fetch_add(1, Ordering::SeqCst);
         if self.gone.load(Ordering::SeqCst) {
             return Err(Status::unavailable("gone"));
         }
         let delay = {
             let mut faults = self.faults.lock().unwrap_or_else(PoisonError::into_inner);
+            let brought = metadata.map(|metadata| metadata.get("api-key").and_then(|key| key.to_str().ok()));
+            if faults.key.is_some() && brought.is_some_and(|brought| faults.key.as_deref() != brought) {
+                return Err(Status::unauthenticated("Invalid API key or JWT"));
+            }
             if let Some((code, times)) = &mut faults.failing
                 && *times > 0
             {
@@ -209,7 +237,7 @@ macro_rules! calls {
             Self: 'f,
         {
             Box::pin(async move {
-                self.admit().await?;
+                self.admit(Some(request.metadata())).await?;
                 let answer = self.engine().$method(request.into_inner());
                 answer.map(Response::new)
             })
@@ -233,7 +261,8 @@ impl Qdrant for Shared {
         Self: 'f,
     {
         Box::pin(async {
-            self.admit().await?;
+            // As the real one: anybody may ask.
+            self.admit(None).await?;
             let title = "qdrant - vector search engine".to_owned();
             Ok(Response::new(HealthCheckReply { title, version: self.version(), commit: None }))
         })
