@@ -3,6 +3,7 @@
 pub mod auth;
 pub mod body;
 pub mod client;
+mod document;
 mod drafts;
 mod extract;
 mod health;
@@ -77,7 +78,7 @@ async fn measure(request: Request, next: Next) -> Response {
 /// All routes, with the OpenAPI document made from them at `/openapi.json` and a page for it at `/docs`.
 pub fn router(state: AppState) -> Router {
     let max_body = state.pipeline.settings.server.max_body_bytes;
-    let guarded = OpenApiRouter::new()
+    let mut guarded = OpenApiRouter::new()
         .routes(routes!(tickets::create))
         .routes(routes!(tickets::read))
         .routes(routes!(tickets::add_message))
@@ -91,9 +92,11 @@ pub fn router(state: AppState) -> Router {
         .routes(routes!(triage::search))
         .routes(routes!(health::metrics))
         .layer(middleware::from_fn_with_state(state.clone(), auth::require_key));
+    document::add_key(guarded.get_openapi_mut());
     let open = OpenApiRouter::new().routes(routes!(health::healthz)).routes(routes!(health::readyz));
     let (router, mut document) =
         OpenApiRouter::with_openapi(Api::openapi()).merge(guarded).merge(open).split_for_parts();
+    document::complete(&mut document);
     document.info.version = env!("CARGO_PKG_VERSION").to_owned();
     router
         .merge(SwaggerUi::new("/docs").url("/openapi.json", document))
