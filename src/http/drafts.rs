@@ -10,6 +10,7 @@ use uuid::Uuid;
 use super::AppState;
 use super::extract::{Json, Path};
 use super::problem::Problem;
+use crate::intake::without_nul;
 use crate::review;
 use crate::store::ReviewAction;
 use crate::ticket::{Message, Outcome, Ticket};
@@ -30,6 +31,7 @@ pub struct ApproveBody {
 #[serde(deny_unknown_fields)]
 pub struct EditBody {
     /// The whole reply as it goes out.
+    #[schema(min_length = 1)]
     pub text: String,
     pub agent: Option<String>,
     pub note: Option<String>,
@@ -76,7 +78,7 @@ pub async fn approve(
 /// Sends an edited reply; it becomes memory.
 #[utoipa::path(post, path = "/v1/drafts/{id}/edit", tag = "desk", params(("id" = Uuid, Path)),
     request_body = EditBody, responses((status = 200, body = Reviewed), (status = 404, body = Problem),
-        (status = 409, body = Problem), (status = 422, body = Problem)))]
+        (status = 409, body = Problem), (status = 422, body = Problem, description = "no text in it")))]
 pub async fn edit(
     State(state): State<AppState>,
     Path(id): Path<Uuid>,
@@ -124,6 +126,7 @@ fn action(
             return Err(Problem::too_large(format!("a text has {} bytes; at most {MAX_TEXT} are taken", text.len())));
         }
     }
+    let [final_text, note, agent, skill] = [final_text, note, agent, skill].map(|text| text.map(without_nul));
     Ok(ReviewAction { outcome, final_text, note, agent, skill, assignee: None, remember: None, hold: Duration::ZERO })
 }
 

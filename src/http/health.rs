@@ -30,7 +30,7 @@ pub struct Readiness {
 }
 
 /// The process lives.
-#[utoipa::path(get, path = "/healthz", tag = "operations", responses((status = 200, description = "alive")))]
+#[utoipa::path(get, path = "/healthz", tag = "operations", responses((status = 200, body = String, content_type = "text/plain", description = "alive")))]
 pub async fn healthz() -> &'static str {
     "ok"
 }
@@ -104,7 +104,8 @@ fn server_state(health: Health, name: &str, instead: &str) -> String {
 }
 
 /// Prometheus metrics.
-#[utoipa::path(get, path = "/metrics", tag = "operations", responses((status = 200, description = "text format 0.0.4")))]
+#[utoipa::path(get, path = "/metrics", tag = "operations", responses(
+    (status = 200, body = String, content_type = "text/plain", description = "text format 0.0.4")))]
 pub async fn metrics(State(state): State<AppState>) -> String {
     let (urgent, writing, bulk) = state.pipeline.inference.waiting();
     metrics::gauge!("respondo_inference_waiting", "kind" => "request").set(urgent as f64);

@@ -4,6 +4,7 @@ pub mod auth;
 pub mod body;
 pub mod client;
 pub mod connections;
+mod document;
 mod drafts;
 mod edge;
 mod extract;
@@ -114,10 +115,12 @@ pub fn router(state: AppState, scope: Scope) -> Router {
         Scope::Installation => guarded.routes(routes!(health::metrics)),
         Scope::Team => guarded,
     };
-    let guarded = guarded.layer(middleware::from_fn_with_state(state.clone(), auth::require_key));
+    let mut guarded = guarded.layer(middleware::from_fn_with_state(state.clone(), auth::require_key));
+    document::add_key(guarded.get_openapi_mut());
     let open = OpenApiRouter::new().routes(routes!(health::healthz)).routes(routes!(health::readyz));
     let (router, mut document) =
         OpenApiRouter::with_openapi(Api::openapi()).merge(guarded).merge(open).split_for_parts();
+    document::complete(&mut document);
     document.info.version = env!("CARGO_PKG_VERSION").to_owned();
     router
         .merge(SwaggerUi::new("/docs").url("/openapi.json", document))

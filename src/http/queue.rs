@@ -9,6 +9,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::AppState;
 use super::extract::Query;
 use super::problem::Problem;
+use super::tickets::check_field;
 use crate::store::{QueueFilter, QueueRow};
 use crate::ticket::TicketState;
 
@@ -22,11 +23,17 @@ pub struct QueueParameters {
     /// Only this state; by default all that wait for the team.
     state: Option<TicketState>,
     /// Only this language (ISO 639-1).
+    #[param(max_length = 200, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$")]
     language: Option<String>,
+    #[param(max_length = 200, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$")]
     queue: Option<String>,
     /// 1 to 200, 50 by default.
+    #[param(minimum = 1, maximum = 200)]
     limit: Option<u32>,
     /// `cursor` of the last row seen.
+    #[param(
+        pattern = r"^[1-4]\.([0-9]{1,18}|9223372036854775807)\.[0-9]{1,18}\.[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$"
+    )]
     cursor: Option<String>,
 }
 
@@ -49,6 +56,9 @@ pub async fn list(
     let limit = parameters.limit.unwrap_or(50);
     if !(1..=MAX_ROWS).contains(&limit) {
         return Err(Problem::bad_request(format!("limit must be between 1 and {MAX_ROWS}")));
+    }
+    for (name, value) in [("language", &parameters.language), ("queue", &parameters.queue)] {
+        check_field(name, value.as_deref())?;
     }
     let filter = QueueFilter {
         state: parameters.state,

@@ -21,7 +21,7 @@ use crate::ticket::TicketState;
 /// Follows a ticket: `received`, `evidence`, `triage`, `extractive`, `token`, `draft`, `decision`, `message`, `review`.
 /// After a lost connection send the last id as `Last-Event-ID` (browsers do) and nothing is missed.
 #[utoipa::path(get, path = "/v1/tickets/{id}/events", tag = "tickets",
-    params(("id" = Uuid, Path), ("Last-Event-ID" = Option<String>, Header)),
+    params(("id" = Uuid, Path), ("Last-Event-ID" = Option<String>, Header, pattern = r"^[0-9]{1,18}(\.[0-9]{1,9})?$")),
     responses((status = 200, content_type = "text/event-stream", description = "events"),
         (status = 400, body = Problem), (status = 404, body = Problem)))]
 pub async fn follow(

@@ -64,6 +64,7 @@ impl NewTicketBody {
 #[derive(Debug, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NewMessageBody {
+    #[schema(min_length = 1)]
     pub body: String,
 }
 
@@ -84,7 +85,8 @@ pub struct AcceptedBody {
 
 /// Opens a ticket. It is on disk when this answers; a draft follows within seconds on the ticket's events.
 #[utoipa::path(post, path = "/v1/tickets", tag = "tickets", request_body = NewTicketBody,
-    params(("Idempotency-Key" = Option<String>, Header, description = "the same key and body give the same ticket")),
+    params(("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 200, pattern = r"^[ -~]*[!-~][ -~]*$",
+        description = "the same key and body give the same ticket")),
     responses((status = 201, body = AcceptedBody), (status = 200, body = AcceptedBody, description = "replayed"),
         (status = 400, body = Problem), (status = 409, body = Problem, description = "key seen with another body"),
         (status = 413, body = Problem), (status = 422, body = Problem, description = "no request in it")))]
@@ -114,7 +116,8 @@ pub async fn create(
 
 /// Adds a customer's message to a ticket and reopens it.
 #[utoipa::path(post, path = "/v1/tickets/{id}/messages", tag = "tickets", request_body = NewMessageBody,
-    params(("id" = Uuid, Path), ("Idempotency-Key" = Option<String>, Header)),
+    params(("id" = Uuid, Path),
+        ("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 200, pattern = r"^[ -~]*[!-~][ -~]*$")),
     responses((status = 201, body = AcceptedBody), (status = 200, body = AcceptedBody, description = "replayed"),
         (status = 400, body = Problem), (status = 404, body = Problem), (status = 409, body = Problem),
         (status = 413, body = Problem), (status = 422, body = Problem)))]
@@ -216,8 +219,9 @@ pub(super) fn check_size(state: &AppState, body: &str) -> Result<(), Problem> {
 fn idempotency(headers: &HeaderMap, body: &impl Serialize) -> Result<Option<Idempotency>, Problem> {
     let Some(value) = headers.get("idempotency-key") else { return Ok(None) };
     let key = value.to_str().map_err(|_| Problem::bad_request("Idempotency-Key must be visible ASCII"))?.trim();
-    if key.is_empty() || key.len() > MAX_FIELD {
-        return Err(Problem::bad_request(format!("Idempotency-Key must have 1 to {MAX_FIELD} characters")));
+    if key.is_empty() || key.len() > MAX_FIELD || key.contains('\t') {
+        let detail = format!("Idempotency-Key must have 1 to {MAX_FIELD} visible ASCII characters");
+        return Err(Problem::bad_request(detail));
     }
     let bytes = serde_json::to_vec(body).map_err(|e| Problem::internal(e.to_string()))?;
     Ok(Some(Idempotency { key: key.to_owned(), body_sha256: sha256_hex(&bytes) }))

@@ -61,6 +61,7 @@ pub async fn judge(
 #[serde(deny_unknown_fields)]
 pub struct SearchParameters {
     /// Words or a whole request, in any language.
+    #[param(min_length = 1)]
     q: String,
     product: Option<String>,
     /// Only items in this language (ISO 639-1).
@@ -68,12 +69,14 @@ pub struct SearchParameters {
     /// `ticket` or `article`.
     kind: Option<MemoryKind>,
     /// 1 to 50, 10 by default.
+    #[param(minimum = 1, maximum = 50)]
     limit: Option<usize>,
 }
 
 /// Searches the memory by meaning and by words.
 #[utoipa::path(get, path = "/v1/memory/search", tag = "memory", params(SearchParameters),
-    responses((status = 200, body = Vec<Retrieved>), (status = 400, body = Problem), (status = 503, body = Problem)))]
+    responses((status = 200, body = Vec<Retrieved>), (status = 400, body = Problem), (status = 413, body = Problem),
+        (status = 422, body = Problem, description = "no words in it"), (status = 503, body = Problem)))]
 pub async fn search(
     State(state): State<AppState>,
     Query(parameters): Query<SearchParameters>,

@@ -58,15 +58,20 @@ pub(crate) struct Found {
     pub kind: Option<PiiKind>,
 }
 
-/// Rounds after which scrubbing stops. A replacement can uncover another find (a closing whose name now ends the text);
-/// two rounds do in practice.
-const MAX_ROUNDS: usize = 8;
+/// Rounds after which scrubbing stops. A replacement can uncover another find (a closing whose name now ends the text, a
+/// number behind the placeholder of a number): one round for each entry of a list. Two rounds do in practice.
+const MAX_ROUNDS: usize = 256;
+/// Rounds that a text of any length may take.
+const MIN_ROUNDS: usize = 8;
+/// Bytes that all rounds together look at, within these two limits.
+const MAX_BYTES: usize = 1 << 20;
 
 /// Replaces personal data by placeholders. Scrubbing a scrubbed text changes nothing.
 pub fn scrub(text: &str) -> Scrubbed {
     let mut counts: BTreeMap<PiiKind, usize> = BTreeMap::new();
     let mut current = text.to_owned();
-    for _ in 0..MAX_ROUNDS {
+    let rounds = (MAX_BYTES / text.len().max(1)).clamp(MIN_ROUNDS, MAX_ROUNDS);
+    for _ in 0..rounds {
         let found = find_all(&current);
         if found.is_empty() {
             break;
@@ -168,6 +173,13 @@ mod tests {
             assert_eq!(scrubbed(&format!("llame al {number}.")), "llame al [phone].", "{number}");
         }
         assert_eq!(scrubbed("mi teléfono: 555 1234"), "mi teléfono: [phone]");
+    }
+
+    #[test]
+    fn every_number_of_a_list_goes() {
+        // Each is known by what stands for the one before.
+        let list = format!("llame al {}", "34 612 345 678.\n".repeat(40));
+        assert_eq!(scrubbed(&list), format!("llame al {}", "[phone].\n".repeat(40)));
     }
 
     #[test]

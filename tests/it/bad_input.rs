@@ -71,6 +71,47 @@ fn binary_data_is_refused_and_a_stray_nul_is_not() {
     assert!(send(&client, "\u{0}\u{1}\u{2}\u{3}\u{7f}ELF\u{0}\u{0}\u{0}").problem(422).contains("not text"));
     let view = client.worked_ticket("my radio stream keeps dropping every few\u{0} minutes, what can i do?");
     assert_eq!(sent_messages(&view).len(), 1);
+    // Databases do not take it.
+    assert_eq!(view["messages"][0]["body"], "my radio stream keeps dropping every few minutes, what can i do?");
+}
+
+#[test]
+fn values_without_names_and_names_that_cannot_be_are_refused() {
+    let Some(service) = shared() else { return };
+    let client = service.client();
+    let body = "la radio no se oye";
+    assert!(client.post("/v1/triage", &json!([body, "", null])).problem(400).contains("object"));
+    assert!(client.post("/v1/tickets", &json!([body, "", null, null, null])).problem(400).contains("object"));
+    for name in ["queue", "language"] {
+        assert!(client.get(&format!("/v1/queue?{name}=%C2%84")).problem(400).contains(name));
+        client.get(&format!("/v1/queue?{name}={}", "x".repeat(201))).problem(400);
+    }
+    // Limits count characters, as the document says.
+    let long = json!({ "body": body, "customer": "ñ".repeat(200), "subject": "ñ".repeat(1_000) });
+    assert_eq!(client.post("/v1/tickets", &long).status, 201);
+    let longer = json!({ "body": body, "customer": "ñ".repeat(201) });
+    assert!(client.post("/v1/tickets", &longer).problem(400).contains("201 characters"));
+}
+
+#[test]
+fn the_document_states_what_every_guarded_address_may_refuse() {
+    let Some(service) = shared() else { return };
+    let document = service.client().get("/openapi.json").json();
+    let paths = document["paths"].as_object().expect("paths");
+    let guarded = paths.iter().filter(|(path, _)| path.starts_with("/v1/"));
+    let operations: Vec<&Value> = guarded.flat_map(|(_, item)| item.as_object().expect("methods").values()).collect();
+    assert!(operations.len() >= 10, "{}", operations.len());
+    for operation in operations {
+        let mut statuses = vec!["400", "401"];
+        if operation.get("requestBody").is_some() {
+            statuses.extend(["413", "415"]);
+        }
+        for status in statuses {
+            let content = &operation["responses"][status]["content"];
+            assert!(content.get("application/problem+json").is_some(), "{status}: {operation}");
+        }
+        assert!(operation["security"][0].get("api_key").is_some(), "{operation}");
+    }
 }
 
 #[test]

@@ -98,7 +98,7 @@ impl<'a> Row<'a> {
 /// The [`Reason`] why the row is not taken.
 pub(super) fn ticket(row: &Row, options: &ImportOptions) -> Result<MemoryItem, Reason> {
     let id = row.id().ok_or(Reason::Missing("id"))?;
-    let title = personal_free(&row.text("subject").or_else(|| row.text("title")).unwrap_or_default());
+    let title = title_of(&row.text("subject").or_else(|| row.text("title")).unwrap_or_default());
     let body = personal_free(&row.text("body").or_else(|| row.text("text")).unwrap_or_default());
     if title.is_empty() && body.is_empty() {
         return Err(Reason::Missing("subject and no body"));
@@ -121,7 +121,7 @@ pub(super) fn ticket(row: &Row, options: &ImportOptions) -> Result<MemoryItem, R
         kind: MemoryKind::Ticket,
         product: row.label("product").or_else(|| options.product.clone()),
         queue: row.label("queue"),
-        title: single_line(&title),
+        title,
         problem,
         solution,
         answer_kind: Some(answer_kind),
@@ -150,7 +150,7 @@ pub(super) fn article(row: &Row, options: &ImportOptions) -> Result<MemoryItem, 
         kind: MemoryKind::Article,
         product: row.label("product").or_else(|| options.product.clone()),
         queue: row.label("queue"),
-        title: single_line(&personal_free(&title)),
+        title: title_of(&title),
         problem: summary,
         solution,
         answer_kind: None,
@@ -163,6 +163,11 @@ pub(super) fn article(row: &Row, options: &ImportOptions) -> Result<MemoryItem, 
 
 fn personal_free(raw: &str) -> String {
     scrub(&clean_stored(raw)).text
+}
+
+/// A title in one line; made so first, since a number that is broken over two lines is found in one only.
+fn title_of(raw: &str) -> String {
+    scrub(&single_line(&clean_stored(raw))).text
 }
 
 fn single_line(text: &str) -> String {

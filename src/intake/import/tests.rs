@@ -39,6 +39,23 @@ fn a_ticket_becomes_an_item() {
 }
 
 #[test]
+fn a_number_that_is_broken_over_two_lines_leaves_the_title_too() {
+    let folder = tempfile::tempdir().expect("folder");
+    let row = GOOD.replace("No sound\"", "Paid from ES91 2100 0418 4502\\n0005 1332 now\"");
+    let rows = tickets(&file(&folder, "a.jsonl", row.as_bytes()), ImportOptions::default());
+    assert_eq!(rows[0].as_ref().expect("item").title, "Paid from [iban] now");
+}
+
+#[test]
+fn labels_have_no_control_characters() {
+    let folder = tempfile::tempdir().expect("folder");
+    let row = GOOD.replace("\"t-12\"", "\"t\\u0000-1\\u001b2\"").replace("\"player\"", "\"\\u0007\"");
+    let rows = tickets(&file(&folder, "a.jsonl", row.as_bytes()), ImportOptions::default());
+    let item = rows[0].as_ref().expect("item");
+    assert_eq!((item.id.as_str(), item.queue.as_deref()), ("t-12", None));
+}
+
+#[test]
 fn bad_lines_are_told_with_their_number_and_the_rest_is_read() {
     let folder = tempfile::tempdir().expect("folder");
     let mut content = b"{not json}\n\xff\xfe\xfa\n[1,2]\n\n{\"id\":\"x\"}\n{\"subject\":\"no id\"}\n".to_vec();

@@ -11,8 +11,8 @@ use super::limits::{Budget, Refusal};
 use super::upload::Upload;
 use crate::http::client::Client;
 use crate::http::{AppState, begin_work, shown_so_far};
-use crate::intake;
 use crate::intake::files::{FileError, MOST_FILES_IN_ALL};
+use crate::intake::{self, without_nul};
 use crate::store::{NewAttachment, NewTicket, TicketView};
 use crate::ticket::{Author, Language, TicketState};
 use crate::web::files::{FileLink, links};
@@ -233,7 +233,7 @@ fn take(
             let names: Vec<&str> = files.iter().map(|file| file.name.as_str()).collect();
             t.chat_files_only.replace("{names}", &names.join(", "))
         }
-        false => body.to_owned(),
+        false => without_nul(body.to_owned()),
     };
     let max = state.pipeline.settings.intake.max_message_bytes;
     if body.len() > max {

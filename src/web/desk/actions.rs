@@ -14,6 +14,7 @@ use uuid::Uuid;
 use super::queue::class_named;
 use super::ticket::{next_in_line, with_problem};
 use crate::http::AppState;
+use crate::intake::without_nul;
 use crate::review;
 use crate::store::{Correction, ReviewAction, StoreError, Written};
 use crate::ticket::{Outcome, Ticket, TicketState};
@@ -48,7 +49,7 @@ pub async fn review(
 ) -> Result<Response, PageError> {
     signed_in.check(&form.csrf)?;
     let (ticket, record) = state.pipeline.store.draft(draft).await?;
-    let text = form.text.replace("\r\n", "\n");
+    let text = without_nul(form.text.replace("\r\n", "\n"));
     let unchanged = text.trim() == record.draft.text.trim();
     let (outcome, done) = match action.as_str() {
         "approve" => (Outcome::Approved, "sent"),
@@ -70,7 +71,7 @@ pub async fn review(
     if outcome == Outcome::Escalated && form.skill.trim().is_empty() && assignee.is_none() {
         return with_problem(&state, &signed_in, ticket, signed_in.t.error_no_skill.to_owned(), None).await;
     }
-    let some = |text: &str| Some(text.trim().to_owned()).filter(|text| !text.is_empty());
+    let some = |text: &str| Some(without_nul(text.trim().to_owned())).filter(|text| !text.is_empty());
     let note = if outcome == Outcome::Rejected { some(&text) } else { some(&form.note) };
     let edited = (outcome == Outcome::Edited).then(|| text.clone());
     let sends = matches!(outcome, Outcome::Approved | Outcome::Edited);
@@ -128,7 +129,7 @@ pub async fn reply(
     Form(form): Form<TextForm>,
 ) -> Result<Response, PageError> {
     signed_in.check(&form.csrf)?;
-    let text = form.text.replace("\r\n", "\n");
+    let text = without_nul(form.text.replace("\r\n", "\n"));
     if text.trim().is_empty() || text.len() > LONGEST {
         let problem = too_long(&signed_in, &[&text]).unwrap_or_else(|| signed_in.t.error_empty_reply.to_owned());
         return with_problem(&state, &signed_in, id, problem, Some(text)).await;
@@ -160,7 +161,8 @@ pub async fn note(
         let problem = too_long(&signed_in, &[&form.text]).unwrap_or_else(|| signed_in.t.error_empty_note.to_owned());
         return with_problem(&state, &signed_in, id, problem, None).await;
     }
-    let ticket = state.pipeline.store.add_note(id, form.text.replace("\r\n", "\n"), &signed_in.agent.name).await?;
+    let ticket =
+        state.pipeline.store.add_note(id, without_nul(form.text.replace("\r\n", "\n")), &signed_in.agent.name).await?;
     tell(&state, &ticket, "changed", &signed_in, "note").await?;
     Ok(back_to(id, "noted"))
 }
