@@ -221,6 +221,31 @@ fn an_index_with_any_file_damaged_is_used_or_built_again() {
 }
 
 #[test]
+fn an_index_whose_vectors_or_texts_were_cut_is_built_again() {
+    let vectors = ["problem/vectors/chunk_0.mmap", "solution/vectors/chunk_0.mmap"];
+    for name in [vectors[0], vectors[1], "payload_storage/page_0.dat", "payload_index/config.json", "version.info"] {
+        let Some(data) = memory() else { return };
+        let service = Service::on(data.path(), &[]);
+        let whole = points(&service.client());
+        service.stop();
+        let files = files_of(&data.path().join("index"));
+        let cut: Vec<&PathBuf> = files.iter().filter(|file| text(file).ends_with(name)).collect();
+        assert!(!cut.is_empty(), "the engine keeps {name} elsewhere: {files:?}");
+        for file in cut {
+            let length = fs::metadata(file).expect("file").len();
+            match length > 5_000 {
+                true => fs::File::options().write(true).open(file).and_then(|file| file.set_len(5_000)).expect("cut"),
+                false => fs::remove_file(file).expect("removed"),
+            }
+        }
+        let service = Service::on(data.path(), &[]);
+        assert!(service.said().contains("rebuilt"), "{name}: {}", service.said());
+        service.stop();
+        heals(data.path(), &whole, name);
+    }
+}
+
+#[test]
 fn an_index_that_ends_every_process_that_opens_it_is_built_again() {
     let Some(data) = memory() else { return };
     let service = Service::on(data.path(), &[]);

@@ -172,8 +172,8 @@ async fn stuck(store: &Store) -> Result<String> {
 
 /// Whether an answer was approved, not just a question or an acknowledgement.
 fn learns(spoken: &Spoken, view: &TicketView) -> bool {
-    let approved = view.drafts.iter().filter(|draft| spoken.approved.contains(&draft.id));
-    approved.into_iter().any(|draft| matches!(draft.draft.kind, DraftKind::Extractive | DraftKind::Generated))
+    let mut approved = view.drafts.iter().filter(|draft| spoken.approved.contains(&draft.id));
+    approved.any(|draft| matches!(draft.draft.kind, DraftKind::Extractive | DraftKind::Generated))
 }
 
 /// What is wrong with one conversation. `told` are the ids of the messages on its stream.

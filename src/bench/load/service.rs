@@ -56,7 +56,9 @@ impl Start {
         if let Some(config) = &self.config {
             command.arg("--config").arg(config);
         }
-        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
+        for (name, value) in &self.environment {
+            command.env(name, value);
+        }
         command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         Ok(command)
     }

@@ -135,9 +135,22 @@ fn load(folder: &Path, dimensions: usize) -> Result<EdgeShard, RetrieveError> {
     if segments == 0 {
         return Err(rebuild(folder, "its segments are gone"));
     }
-    tidy(&points).map_err(|error| index_error(folder, error))?;
-    match catch_unwind(|| EdgeShard::load(&points, Some(engine::config(dimensions)))) {
-        Ok(Ok(shard)) => Ok(shard),
+    tidy(&points).map_err(|error| match error.kind() {
+        ErrorKind::NotFound => rebuild(folder, "its log is gone"),
+        _ => index_error(folder, error),
+    })?;
+    let loaded = catch_unwind(|| {
+        let shard = EdgeShard::load(&points, Some(engine::config(dimensions)))?;
+        let indexes = shard.info().payload_schema.len();
+        OperationResult::Ok((shard, indexes))
+    });
+    match loaded {
+        // The engine leaves a damaged segment out, and makes a bare one where no other is left.
+        Ok(Ok((shard, indexes))) if indexes < engine::payload_indexes().len() => {
+            super::close(Some(shard));
+            Err(rebuild(folder, "its segments are incomplete"))
+        }
+        Ok(Ok((shard, _))) => Ok(shard),
         Ok(Err(error)) => Err(rebuild(folder, &error.to_string())),
         Err(_) => Err(rebuild(folder, "the engine cannot read it")),
     }

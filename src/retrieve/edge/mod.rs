@@ -101,7 +101,11 @@ impl EdgeStore {
             built: Condvar::new(),
             _lock: lock,
         };
-        let known = inner.with_shard(Known::read)?;
+        let known = inner.with_shard(Known::read).map_err(|error| match error {
+            // Reading needs no room on the disk, nor any permission that opening did not.
+            RetrieveError::Index { reason, .. } => rebuild(folder, &reason),
+            error => error,
+        })?;
         *inner.known.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(known);
         let store = Self { inner: Arc::new(inner) };
         // What an earlier process left unbuilt.
