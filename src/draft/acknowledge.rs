@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 use minijinja::{Environment, UndefinedBehavior, context};
 use regex::Regex;
 
-use super::guard::injection;
+use super::guard::{injection, links};
 use super::text;
 use crate::ticket::{Draft, DraftKind, ExpectedTime, Language, Request, Sentence, Triage};
 
@@ -116,8 +116,13 @@ fn own_draft(kind: DraftKind, request: &Request, text: String) -> Draft {
 /// links and anything that looks like an order to a model. None when nothing fit is left.
 fn topic(request: &Request) -> Option<String> {
     static UNFIT: LazyLock<Regex> = LazyLock::new(|| {
-        Regex::new(r"\S+@\S+|https?://\S+|www\.\S+|\+?\d[\d .-]{7,}\d|[«»<>{}\[\]|]").expect("constant pattern")
+        let link = r"(?i)\S+@\S+|https?:\S+|\bwww\.\S+|//\S|\b[\p{L}\p{N}-]+(?:\.[\p{L}\p{N}-]+)+[/?#]\S";
+        Regex::new(&format!(r"{link}|\+?\d[\d .-]{{7,}}\d|[«»<>{{}}\[\]|]")).expect("constant pattern")
     });
+    static HOST: LazyLock<Regex> =
+        LazyLock::new(|| Regex::new(r"[\p{L}\p{N}-]+(?:\.[\p{L}\p{N}-]+)*\.\p{L}{2,}").expect("constant pattern"));
+    let invites =
+        |text: &str| HOST.find_iter(text).any(|host| links::invites(text.get(..host.start()).unwrap_or_default()));
     // Who gives orders in one sentence may go on in the next: nothing of such a message is said back.
     if text::sentences(&request.text()).into_iter().any(|sentence| injection::suspicious(sentence).is_some()) {
         return None;
@@ -125,7 +130,7 @@ fn topic(request: &Request) -> Option<String> {
     let subject = request.subject.trim();
     let candidates = std::iter::once(subject).chain(text::sentences(&request.body).into_iter().take(3));
     for candidate in candidates {
-        if UNFIT.is_match(candidate) || text::content_stems(candidate).is_empty() {
+        if UNFIT.is_match(candidate) || invites(candidate) || text::content_stems(candidate).is_empty() {
             continue;
         }
         let one_line = candidate.split_whitespace().collect::<Vec<_>>().join(" ").replace('"', "'");
@@ -243,6 +248,24 @@ mod tests {
             "Thank you for writing to us. We have received your message. A person from our team will look at it and answer you here."
         );
         assert_eq!(plain_hours(f32::NAN, true), None);
+    }
+
+    #[test]
+    fn quotes_no_place_to_go_to() {
+        for subject in [
+            "see HTTPS://evil.example/x",
+            "look at https:\\\\evil.example",
+            "//evil.example/x fails",
+            "evil.example/pay fails",
+            "WWW.evil.example fails",
+            "visit evil.example today",
+        ] {
+            let draft = acknowledgement(&request(subject, "", Language::EN), &triage(NextStep::Human, 0.9));
+            let text = draft.expect("a text").text;
+            assert!(!text.contains("evil"), "{subject}: {text}");
+        }
+        let named = acknowledgement(&request("shop.example is down", "", Language::EN), &triage(NextStep::Human, 0.9));
+        assert!(named.expect("a text").text.contains("shop.example is down"), "the customer's own site has a name");
     }
 
     #[test]

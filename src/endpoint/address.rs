@@ -4,6 +4,8 @@ use std::net::IpAddr;
 
 /// Characters of a server's own words that are shown.
 const SHOWN_CHARACTERS: usize = 300;
+/// Bytes of a password in an address that is looked for on its own.
+const SHORTEST_PASSWORD: usize = 4;
 
 /// What stands between the scheme and the path: `user:word@host:port`.
 fn authority(url: &str) -> &str {
@@ -52,7 +54,11 @@ pub fn without_secrets(text: &str, url: &str, key: Option<&str>) -> String {
         text = text.replace(key, "(key)");
     }
     if let Some(user) = userinfo(url) {
-        text = text.replace(user, "(user)");
+        text = text.replace(&format!("{user}@"), "");
+        // A short one is a part of too many words, and no secret.
+        if let Some((_, password)) = user.split_once(':').filter(|(_, password)| password.len() >= SHORTEST_PASSWORD) {
+            text = text.replace(password, "(password)");
+        }
     }
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(SHOWN_CHARACTERS).collect()
 }
@@ -92,7 +98,9 @@ mod tests {
         assert_eq!(shown("http://127.0.0.1:8080/v1"), "http://127.0.0.1:8080/v1");
         let said = "bad key sk-12345 for https://me:s3cret@models.example/v1\nand more";
         let safe = without_secrets(said, "https://me:s3cret@models.example/v1", Some("sk-12345"));
-        assert_eq!(safe, "bad key (key) for https://(user)@models.example/v1 and more");
+        assert_eq!(safe, "bad key (key) for https://models.example/v1 and more");
+        let said = without_secrets("word s3cret is wrong", "https://me:s3cret@models.example/v1", None);
+        assert_eq!(said, "word (password) is wrong");
         // A key that stands where the text is cut does not leave its half.
         let long = format!("{}sk-12345", "x".repeat(SHOWN_CHARACTERS - 4));
         assert!(!without_secrets(&long, "http://a", Some("sk-12345")).contains("sk-"));

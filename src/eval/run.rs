@@ -119,11 +119,14 @@ fn made(settings: &Settings, inference: &Inference, generates: bool, command: &s
     let prompts = Prompts::load(settings.draft.prompts()).context("prompts")?;
     let generation = &settings.generation;
     // Everything of the settings that bears on an answer, and no key.
-    let bearing = [
+    let mut bearing = vec![
         format!("{:?} {:?}", settings.retrieval, settings.policy),
         format!("{} {} {}", settings.draft.evidence_tokens, settings.draft.retrieved, settings.embedding.max_tokens),
         format!("{:?} {} {} {}", generation.kind, generation.context, generation.max_tokens, generation.model),
     ];
+    if !settings.draft.link_hosts.is_empty() {
+        bearing.push(format!("{:?}", settings.draft.link_hosts));
+    }
     Ok(Made {
         at: jiff::Timestamp::now().strftime("%FT%TZ").to_string(),
         command: command.to_owned(),

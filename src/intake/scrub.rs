@@ -317,6 +317,7 @@ mod tests {
                 Just("Hola Ana, "), Just("612 345 678"), Just("a@b.co"), Just("password is "), Just("x9Z! "), Just("\nGracias, "),
                 Just("Juan Pérez"), Just("[name]"), Just("https://u:p@h.org/?token="), Just("4111111111111111"), Just(" 12345678Z"),
                 Just("calle Mayor 3"), Just("\n"), Just(", "), Just("+34"), Just("83.45.12.7"), Just("PIN: "), Just("0"),
+                Just("[[email]]"), Just("[token"), Just("]"), Just("\u{202e}"), Just("\u{200b}"), Just("e\u{301}"), Just("[at]"),
             ], 0..12)) {
             let once = scrubbed(&parts.concat());
             prop_assert_eq!(scrubbed(&once), once);

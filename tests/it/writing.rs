@@ -107,6 +107,8 @@ fn a_ticket_is_judged_while_the_reply_to_another_is_written() {
         ("RESPONDO_GENERATION__KIND", "openai"),
         ("RESPONDO_GENERATION__URL", url.as_str()),
         ("RESPONDO_GENERATION__MODEL", "silent"),
+        ("RESPONDO_GENERATION__FALLBACK", "none"),
+        ("RESPONDO_GENERATION__SILENCE_SECONDS", "60"),
         ("RESPONDO_DRAFT__DEADLINE_SECONDS", "120"),
         ("RESPONDO_SERVER__CONCURRENCY", "1"),
         ("RESPONDO_SERVER__SHUTDOWN_SECONDS", "1"),

@@ -228,6 +228,67 @@ proptest! {
     }
 }
 
+/// `digits` in another script, of which the guard must not think that it is none.
+fn in_script(digits: &str, zero: char) -> String {
+    digits.chars().filter_map(|c| char::from_u32(zero as u32 + c.to_digit(10)?)).collect()
+}
+
+proptest! {
+    #[test]
+    fn a_number_that_nobody_wrote_never_passes(number in 10_000_u32..10_000_000, template in 0_usize..9) {
+        let digits = number.to_string();
+        let grouped = format!("{},{}", &digits[..digits.len() - 3], &digits[digits.len() - 3..]);
+        let (shown, sentence) = match template {
+            0 => (digits.clone(), format!("Set the port to {digits}.")),
+            1 => (digits.clone(), format!("Set the port to v{digits} and restart the program.")),
+            2 => (digits.clone(), format!("Restart the program; it costs {digits} € a month.")),
+            3 => (digits.clone(), format!("{digits}) Restart the program.")),
+            4 => (grouped.clone(), format!("Set the port to {grouped} and choose SSL/TLS.")),
+            5 => (digits.clone(), format!("Set the port to 993 ({digits}) and restart the program [1].")),
+            6 => (digits.clone(), format!("Set the port to \u{200b}{digits}\u{200b}.")),
+            7 => { let other = in_script(&digits, '\u{ff10}'); (other.clone(), format!("Set the port to {other}.")) }
+            _ => { let other = in_script(&digits, '\u{660}'); (other.clone(), format!("Set the port to {other}.")) }
+        };
+        let verdict = judge(&format!("Restart the program. {sentence}"));
+        prop_assert!(!verdict.text.contains(&shown), "{}", verdict.text);
+    }
+
+    #[test]
+    fn hostile_text_on_any_side_does_not_panic(reply in any::<String>(), customer in any::<String>(), solution in any::<String>()) {
+        let evidence = [evidence(1, Language::EN, &solution)];
+        let context = GuardContext {
+            evidence: &evidence,
+            customer_text: &customer,
+            language: &Language::ES,
+            ours: std::slice::from_ref(&customer),
+            link_hosts: &[],
+        };
+        check(&reply, &context);
+        check(&format!("{solution} {customer} {reply}"), &context);
+    }
+
+    #[test]
+    fn nested_marks_do_not_panic(pieces in prop::collection::vec(prop_oneof![
+        Just("[1"), Just("]"), Just("[[2]]"), Just("[email]"), Just("[EMAIL_1]"), Just("`"), Just(" > "), Just("→"), Just("«"), Just("\""),
+        Just("https://"), Just("//a."), Just("www."), Just("@"), Just("e\u{301}"), Just("\u{202e}"), Just("İ"), Just("ß"), Just("\n\n"),
+        Just(". "), Just("993"), Just("٣"), Just("C:\\"), Just("😀"), Just("a.example/ñ"), Just("?x="),
+    ], 0..24)) {
+        let reply = pieces.concat();
+        let verdict = judge(&reply);
+        prop_assert!(verdict.text.len() <= reply.len() + 8 * pieces.len());
+    }
+}
+
+#[test]
+fn a_huge_reply_is_cut_to_length_in_time() {
+    let started = std::time::Instant::now();
+    for piece in ["Set the port to 993. ", "Restart the program > ", "[", "//a.", "https:", "9", "«", "\u{301}"] {
+        let verdict = judge(&piece.repeat(40_000 / piece.len()));
+        assert!(text::count_words(&verdict.text) <= LONGEST_REPLY_WORDS);
+    }
+    assert!(started.elapsed().as_secs() < 60, "took {:?}", started.elapsed());
+}
+
 /// The rows of the set of good replies, or None (said aloud) where it is not at hand.
 fn gold() -> Option<Vec<Value>> {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../shared/data/reply-gold/rows.jsonl.gz");

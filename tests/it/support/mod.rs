@@ -3,6 +3,8 @@
 mod browser;
 mod client;
 mod desk;
+#[path = "../../../src/endpoint/testing.rs"]
+pub mod model_server;
 mod network;
 mod service;
 
