@@ -2,8 +2,14 @@
 //!
 //! A ticket is on disk before it comes here. What a crash or a shutdown interrupts stays in state `received` and is taken
 //! up at the next start.
+//!
+//! Who comes while so much waits that the reply would miss its deadline is told at once ([`admission`]), and worked on
+//! when there is room ([`line`]), the urgent ones first. In memory are only ids of what waits.
 
-use std::collections::{HashMap, HashSet};
+pub mod admission;
+mod busy;
+pub mod line;
+
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -11,8 +17,12 @@ use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 
-use crate::pipeline::Pipeline;
+use self::admission::Admission;
+pub use self::busy::Waiting;
+use self::busy::{Busy, Task};
+use crate::pipeline::{Pipeline, Worked};
 use crate::store::StoreError;
+use crate::ticket::Urgency;
 
 /// Tries before a ticket is left for the next start or the next message; the pauses between them double.
 const TRIES: u32 = 5;
@@ -38,11 +48,11 @@ pub struct Worker {
 
 struct Inner {
     pipeline: Pipeline,
-    /// Tickets judged or waiting to be answered; the others wait here and on disk.
-    slots: Semaphore,
+    /// Tickets in work at most: judged, or waiting to be answered.
+    slots: usize,
     /// Tickets whose replies are drafted at the same time.
+    concurrency: usize,
     desks: Semaphore,
-    /// Tickets waiting or in work: a second message for one in work marks it to be worked on again.
     busy: Mutex<Busy>,
     outbox: Notify,
     closing: watch::Receiver<bool>,
@@ -50,40 +60,42 @@ struct Inner {
     parked: watch::Sender<bool>,
 }
 
-#[derive(Default)]
-struct Busy {
-    /// Tickets in work, with what breaks the drafting of a reply off.
-    working: HashMap<Uuid, Arc<Notify>>,
-    again: HashSet<Uuid>,
-    /// Tickets whose customer may still be writing: since when and until when they are left alone.
-    quiet: HashMap<Uuid, (Instant, Instant)>,
-}
-
 impl Worker {
     pub fn new(pipeline: Pipeline, closing: watch::Receiver<bool>) -> Self {
         let concurrency = pipeline.settings.server.concurrency.min(Semaphore::MAX_PERMITS / AHEAD);
-        let (slots, desks) = (Semaphore::new(concurrency * AHEAD), Semaphore::new(concurrency));
-        let parked = watch::Sender::new(false);
-        let inner = Inner { pipeline, slots, desks, busy: Mutex::default(), outbox: Notify::new(), closing, parked };
+        let busy = Mutex::new(Busy::new(Admission::new(concurrency, pipeline.settings.draft.deadline())));
+        let inner = Inner {
+            pipeline,
+            slots: concurrency * AHEAD,
+            concurrency,
+            desks: Semaphore::new(concurrency),
+            busy,
+            outbox: Notify::new(),
+            closing,
+            parked: watch::Sender::new(false),
+        };
         Self { inner: Arc::new(inner) }
     }
 
-    /// Takes up what an earlier process left unfinished; gives how many tickets that were.
+    /// Takes up what an earlier process left unfinished or put aside; gives how many tickets were unfinished.
     ///
     /// # Errors
     /// When the store cannot be read.
     pub async fn resume(&self) -> Result<usize, StoreError> {
         let unfinished = self.inner.pipeline.store.unfinished().await?;
-        for ticket in &unfinished {
-            self.work_on(*ticket);
+        let put_aside = self.inner.pipeline.put_aside_before().await?;
+        {
+            let mut busy = self.lock();
+            unfinished.iter().for_each(|ticket| busy.line.push(*ticket));
+            put_aside.into_iter().for_each(|(ticket, urgency)| busy.line.defer(ticket, urgency));
         }
+        self.dispatch();
         Ok(unfinished.len())
     }
 
     /// Puts a ticket in line. Where one is already in work, its reply is broken off, for it would not know the latest
     /// message, and it is worked on once more.
     pub fn work_on(&self, ticket: Uuid) {
-        let stop = Arc::new(Notify::new());
         {
             let mut busy = self.lock();
             if let Some(working) = busy.working.get(&ticket) {
@@ -91,22 +103,95 @@ impl Worker {
                 busy.again.insert(ticket);
                 return;
             }
-            busy.working.insert(ticket, Arc::clone(&stop));
+            busy.line.push(ticket);
         }
-        let worker = self.clone();
-        let mut parked = self.inner.parked.subscribe();
-        tokio::spawn(async move {
-            tokio::select! {
-                () = worker.work_until_done(ticket, stop) => {}
-                _ = parked.wait_for(|parked| *parked) => {}
+        self.dispatch();
+    }
+
+    /// Whether one more message is taken: of a ticket that waits already, or while less than `server.most_waiting` does.
+    ///
+    /// # Errors
+    /// The time after which to try again.
+    pub fn admit(&self, ticket: Option<Uuid>) -> Result<(), Duration> {
+        let busy = self.lock();
+        let waiting = busy.waiting().all() + busy.quiet.len();
+        let is_known = ticket.is_some_and(|ticket| busy.knows(ticket) || busy.quiet.contains_key(&ticket));
+        if is_known || waiting < self.inner.pipeline.settings.server.most_waiting {
+            return Ok(());
+        }
+        metrics::counter!("respondo_messages_refused_total").increment(1);
+        Err(busy.admission.asked_back_in(waiting))
+    }
+
+    /// Starts what can be started now.
+    fn dispatch(&self) {
+        // What is not begun stays on disk.
+        while !*self.inner.closing.borrow()
+            && let Some(task) = self.next_task()
+        {
+            let worker = self.clone();
+            let mut parked = self.inner.parked.subscribe();
+            tokio::spawn(async move {
+                tokio::select! {
+                    () = worker.clone().carry_out(task) => worker.dispatch(),
+                    _ = parked.wait_for(|parked| *parked) => {}
+                }
+            });
+        }
+    }
+
+    fn next_task(&self) -> Option<Task> {
+        self.lock().next_task(self.inner.slots, self.inner.concurrency)
+    }
+
+    async fn carry_out(self, task: Task) {
+        match task {
+            Task::Work { ticket, stop, was_deferred } => {
+                if was_deferred && let Err(error) = self.inner.pipeline.take_up(ticket).await {
+                    tracing::warn!(%ticket, %error, "ticket stays with the team; it is taken up at the next start");
+                }
+                self.work_until_done(ticket, stop).await;
+                self.lock().running -= 1;
             }
-        });
+            Task::Tell { ticket, in_full } => {
+                let told = self.inner.pipeline.acknowledge_late(ticket, in_full).await;
+                let urgency = told.unwrap_or_else(|error| {
+                    tracing::warn!(%ticket, %error, "a customer could not be told that the reply takes longer");
+                    Some(Urgency::High)
+                });
+                self.lock().told(ticket, urgency);
+                self.outbox_changed();
+            }
+        }
+    }
+
+    /// What waits, by what for.
+    pub fn waiting(&self) -> Waiting {
+        self.lock().waiting()
+    }
+
+    /// Seconds that each waiting ticket adds to the wait of those behind it; None before the first reply.
+    pub fn seconds_each(&self) -> Option<f64> {
+        self.lock().admission.seconds_each()
     }
 
     /// Puts a ticket in line once its customer has written nothing for a moment: several messages in a row get one reply.
     pub fn work_on_when_quiet(&self, ticket: Uuid) {
+        let is_waited_for = {
+            let busy = self.lock();
+            busy.quiet.contains_key(&ticket) && !busy.knows(ticket)
+        };
         self.wait_for_quiet(ticket, true);
-        self.work_on(ticket);
+        if self.lock().knows(ticket) {
+            return self.work_on(ticket);
+        }
+        if !is_waited_for {
+            let worker = self.clone();
+            tokio::spawn(async move {
+                worker.until_quiet(ticket).await;
+                worker.work_on(ticket);
+            });
+        }
     }
 
     /// The customer is typing: a ticket that waits for quiet waits on, for a while.
@@ -133,10 +218,17 @@ impl Worker {
     async fn work_until_done(&self, ticket: Uuid, mut stop: Arc<Notify>) {
         loop {
             self.until_quiet(ticket).await;
-            self.work_with_retries(ticket, &stop).await;
+            let worked = self.work_with_retries(ticket, &stop).await;
             let mut busy = self.lock();
+            if let Worked::Done(drafting) = worked {
+                let others_wait = busy.running > 1 || busy.line.fresh() + busy.line.deferred() > 0;
+                busy.admission.finished(Instant::now(), drafting, others_wait);
+            }
             if !busy.again.remove(&ticket) {
                 busy.working.remove(&ticket);
+                if let Worked::Late(urgency) = worked {
+                    busy.line.defer(ticket, urgency);
+                }
                 return;
             }
             // What broke off, or came too late to break off, the work that is over must not break off the next.
@@ -165,9 +257,10 @@ impl Worker {
         self.inner.busy.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Tickets waiting or in work.
-    pub fn in_flight(&self) -> usize {
-        self.lock().working.len()
+    /// Tickets in work.
+    fn in_flight(&self) -> usize {
+        let busy = self.lock();
+        busy.running + busy.telling
     }
 
     /// Says that something will be due in the outbox after `hold`.
@@ -192,9 +285,11 @@ impl Worker {
         while self.in_flight() > 0 && tokio::time::Instant::now() < until {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        let parked = self.in_flight();
-        if parked > 0 {
-            tracing::warn!(parked, "tickets are parked on disk and taken up at the next start");
+        let waiting = self.waiting();
+        if waiting.all() > 0 {
+            tracing::warn!(parked = waiting.all(), "tickets are parked on disk and taken up at the next start");
+        }
+        if self.in_flight() > 0 {
             self.inner.parked.send_replace(true);
         }
         if let Err(error) = self.send_outbox().await {
@@ -202,15 +297,17 @@ impl Worker {
         }
     }
 
-    async fn work_with_retries(&self, ticket: Uuid, stop: &Notify) {
-        let Ok(_slot) = self.inner.slots.acquire().await else { return };
+    async fn work_with_retries(&self, ticket: Uuid, stop: &Notify) -> Worked {
         let mut pause = FIRST_PAUSE;
         for attempt in 1..=TRIES {
             if *self.inner.closing.borrow() {
-                return;
+                break;
             }
             match self.inner.pipeline.work(ticket, &self.inner.desks, stop).await {
-                Ok(_) => return self.outbox_changed(),
+                Ok(worked) => {
+                    self.outbox_changed();
+                    return worked;
+                }
                 Err(error) if attempt == TRIES => {
                     tracing::error!(%ticket, %error, "ticket stays received; it is taken up at the next start");
                 }
@@ -221,6 +318,7 @@ impl Worker {
                 }
             }
         }
+        Worked::Nothing
     }
 
     /// Sends the outbox until the service closes.

@@ -74,5 +74,14 @@ pub async fn metrics(State(state): State<AppState>) -> String {
     metrics::gauge!("respondo_inference_waiting", "kind" => "request").set(urgent as f64);
     metrics::gauge!("respondo_inference_waiting", "kind" => "reply").set(writing as f64);
     metrics::gauge!("respondo_inference_waiting", "kind" => "bulk").set(bulk as f64);
+    let waiting = state.worker.waiting();
+    for (what, count) in
+        [("line", waiting.fresh), ("late", waiting.late), ("put aside", waiting.deferred), ("work", waiting.working)]
+    {
+        metrics::gauge!("respondo_tickets_waiting", "for" => what).set(count as f64);
+    }
+    if let Some(seconds) = state.worker.seconds_each() {
+        metrics::gauge!("respondo_seconds_per_ticket").set(seconds);
+    }
     state.metrics.render()
 }

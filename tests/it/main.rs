@@ -17,6 +17,7 @@ mod eval;
 mod http;
 mod limits;
 mod logs;
+mod overload;
 mod pages;
 mod quality;
 mod support;
