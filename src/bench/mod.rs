@@ -3,6 +3,7 @@
 pub mod desk;
 pub mod load;
 pub mod models;
+pub mod overload;
 pub mod peers;
 pub mod prompts;
 mod report;

@@ -8,6 +8,7 @@ mod demo;
 mod doctor;
 mod ingest;
 mod load;
+mod overload;
 mod render;
 mod serve;
 mod stats;
