@@ -77,20 +77,35 @@ impl Worker {
         Self { inner: Arc::new(inner) }
     }
 
-    /// Takes up what an earlier process left unfinished or put aside; gives how many tickets were unfinished.
+    /// Takes up what an earlier process left unfinished, and soon after what it put aside; gives how many tickets were
+    /// unfinished.
     ///
     /// # Errors
     /// When the store cannot be read.
     pub async fn resume(&self) -> Result<usize, StoreError> {
         let unfinished = self.inner.pipeline.store.unfinished().await?;
-        let put_aside = self.inner.pipeline.put_aside_before().await?;
+        unfinished.iter().for_each(|ticket| self.lock().line.push(*ticket));
+        self.dispatch();
+        let worker = self.clone();
+        tokio::spawn(async move {
+            match worker.inner.pipeline.put_aside_before().await {
+                Ok(put_aside) => worker.resume_put_aside(&put_aside),
+                Err(error) => tracing::warn!(%error, "tickets that were put aside stay with the team"),
+            }
+        });
+        Ok(unfinished.len())
+    }
+
+    fn resume_put_aside(&self, tickets: &[(Uuid, Urgency)]) {
         {
             let mut busy = self.lock();
-            unfinished.iter().for_each(|ticket| busy.line.push(*ticket));
-            put_aside.into_iter().for_each(|(ticket, urgency)| busy.line.defer(ticket, urgency));
+            for (ticket, urgency) in tickets {
+                if !busy.knows(*ticket) {
+                    busy.line.defer(*ticket, *urgency);
+                }
+            }
         }
         self.dispatch();
-        Ok(unfinished.len())
     }
 
     /// Puts a ticket in line. Where one is already in work, its reply is broken off, for it would not know the latest

@@ -1,15 +1,15 @@
 //! Tickets whose reply would come too late for what waits before them: the customer is told at once, and the ticket is
 //! worked on when there is room.
 //!
-//! Until then it stands in the team's queue, so that a person can be faster. A ticket in review without a draft whose
-//! decision was to acknowledge is one that waits; that is how a new process finds them.
+//! Until then it stands in the team's queue, so that a person can be faster. A ticket in review whose last decision was to
+//! acknowledge, without any draft, is one that waits; that is how a new process finds them.
 
 use jiff::Timestamp;
 use uuid::Uuid;
 
 use super::{Answer, Judged, Pipeline, Read, as_evidence, due_at};
 use crate::decide::{self, PlanKind};
-use crate::store::{FinishedWork, Person, QueueFilter, QueueRow, StoreError};
+use crate::store::{DecisionRecord, FinishedWork, Person, QueueFilter, StoreError};
 use crate::ticket::{Action, Decision, DraftKind, Retrieved, TicketState, Triage, Urgency};
 
 /// Rows read at once.
@@ -102,15 +102,20 @@ impl Pipeline {
     /// # Errors
     /// When the store fails.
     pub async fn take_up(&self, ticket: Uuid) -> Result<(), StoreError> {
-        let now = self.store.ticket(ticket).await?;
         let handling = self.store.handling(ticket).await?;
         let is_snoozed = handling.snoozed_until.is_some_and(|until| until > Timestamp::now());
         let is_free =
             handling.assignee.is_none() && !handling.taken_over && handling.merged_into.is_none() && !is_snoozed;
-        if now.state == TicketState::Review && is_free {
+        if is_free && self.is_put_aside(ticket).await? {
             self.store.give_back(ticket, US).await?;
         }
         Ok(())
+    }
+
+    async fn is_put_aside(&self, ticket: Uuid) -> Result<bool, StoreError> {
+        let view = self.store.ticket_view(ticket).await?;
+        let waits = |last: &DecisionRecord| last.decision.action == Action::Acknowledge && last.draft_id.is_none();
+        Ok(view.ticket.state == TicketState::Review && view.decisions.last().is_some_and(waits))
     }
 
     /// Tickets that an earlier process put aside, with their urgency, the urgent ones first.
@@ -125,9 +130,13 @@ impl Pipeline {
             let rows = self.store.queue(&filter).await?;
             let Some(last) = rows.last() else { return Ok(found) };
             filter.cursor = Some(last.cursor.clone());
-            let waits = |row: &&QueueRow| row.action == Some(Action::Acknowledge) && row.draft_id.is_none();
-            let urgency = |row: &QueueRow| (row.ticket.id, row.ticket.urgency.unwrap_or(Urgency::High));
-            found.extend(rows.iter().filter(waits).map(urgency));
+            for row in rows {
+                // Few of those in review look like it; a row does not tell whether there was a draft.
+                let may_wait = row.action == Some(Action::Acknowledge) && row.draft_id.is_none();
+                if may_wait && self.is_put_aside(row.ticket.id).await? {
+                    found.push((row.ticket.id, row.ticket.urgency.unwrap_or(Urgency::High)));
+                }
+            }
         }
     }
 }

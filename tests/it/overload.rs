@@ -98,6 +98,16 @@ fn what_was_put_aside_is_taken_up_by_the_next_process() {
         let view = client.worked(id);
         assert_eq!(sent_messages(&view).len(), 1, "told once: {view}");
     }
+    let decisions = |client: &Client| -> Vec<usize> {
+        ids.iter().map(|id| client.worked(id)["decisions"].as_array().map_or(0, Vec::len)).collect()
+    };
+    let before = decisions(&client);
+    service.stop();
+    // What was only acknowledged, as usual, is not worked on again at every start.
+    let service = Service::on(folder.path(), &[]);
+    let client = service.client();
+    client.worked_ticket("my printer has been on fire since yesterday");
+    assert_eq!(decisions(&client), before);
     service.stop();
 }
 
