@@ -4,7 +4,7 @@
 //! up at the next start.
 //!
 //! Who comes while so much waits that the reply would miss its deadline is told at once ([`admission`]), and worked on
-//! when there is room ([`line`]), the urgent ones first. In memory are only ids of what waits.
+//! when there is room ([`mod@line`]), the urgent ones first. In memory are only ids of what waits.
 
 pub mod admission;
 mod busy;
@@ -58,6 +58,15 @@ struct Inner {
     closing: watch::Receiver<bool>,
     /// Turns true when the time to stop in is over: what is still in work is dropped and stays on disk.
     parked: watch::Sender<bool>,
+}
+
+/// A slot in use; free again however the work ends.
+struct Running<'a>(&'a Worker);
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.0.lock().running -= 1;
+    }
 }
 
 impl Worker {
@@ -162,11 +171,11 @@ impl Worker {
     async fn carry_out(self, task: Task) {
         match task {
             Task::Work { ticket, stop, was_deferred } => {
+                let _running = Running(&self);
                 if was_deferred && let Err(error) = self.inner.pipeline.take_up(ticket).await {
                     tracing::warn!(%ticket, %error, "ticket stays with the team; it is taken up at the next start");
                 }
                 self.work_until_done(ticket, stop).await;
-                self.lock().running -= 1;
             }
             Task::Tell { ticket, in_full } => {
                 let told = self.inner.pipeline.acknowledge_late(ticket, in_full).await;

@@ -6,7 +6,7 @@
 
 use std::fmt::Write;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -181,14 +181,13 @@ fn metric(text: &str, name: &str) -> Option<f64> {
 fn settle(client: &Client, ids: &mut Vec<String>, report: &mut OverloadReport) -> Result<()> {
     let bar = ProgressBar::new(ids.len() as u64);
     let until = Instant::now() + PATIENCE;
-    let checked = AtomicUsize::new(0);
     loop {
         ids.retain(|id| match client.view(id).map(|view| word(&view)) {
             Ok(Word::None) | Err(_) => true,
             Ok(Word::Silence) => false,
             Ok(Word::Said { ms, is_late }) => {
                 if is_late { &mut report.told_ms } else { &mut report.answered_ms }.push(ms);
-                bar.set_position(checked.fetch_add(1, Ordering::Relaxed) as u64 + 1);
+                bar.inc(1);
                 false
             }
         });

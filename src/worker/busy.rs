@@ -14,6 +14,8 @@ use crate::ticket::Urgency;
 /// Customers who are told at the same time that their reply takes longer; while more wait to be told, their tickets are
 /// judged by the words alone.
 const TOLD_AT_ONCE: usize = 4;
+
+/// All tickets that wait or are in work.
 pub(super) struct Busy {
     pub line: Line,
     pub admission: Admission,
@@ -45,6 +47,7 @@ pub struct Waiting {
 }
 
 impl Waiting {
+    /// Whatever they wait for.
     pub fn all(&self) -> usize {
         self.fresh + self.late + self.deferred + self.working
     }
