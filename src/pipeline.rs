@@ -6,13 +6,15 @@
 //! what came out. The rule both keep: a failure or a missed deadline in a stage lowers autonomy, down to the honest
 //! acknowledgement. It never loses a ticket and never leaves a customer without a word.
 
+mod late;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{AcquireError, Notify, Semaphore, SemaphorePermit};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
@@ -28,7 +30,7 @@ use crate::settings::Settings;
 use crate::store::{FinishedWork, Store, StoreError};
 use crate::ticket::{
     Action, Author, Decision, Draft, Evidence, ExpectedTime, Finding, Language, MemoryItem, Message, Request,
-    Retrieved, TicketState, Timings, Triage,
+    Retrieved, TicketState, Timings, Triage, Urgency,
 };
 use crate::timing::{timed, timed_now};
 use crate::triage::TriageModel;
@@ -84,6 +86,32 @@ impl Judged {
         tell(watch, Stage::Evidence(self.evidence.clone()));
         tell(watch, Stage::Triage(Box::new(self.triage.clone())));
     }
+}
+
+/// What the customer wrote so far, as the stages want it.
+struct Read {
+    request: Request,
+    /// The customer's last message.
+    last_message: Uuid,
+    /// We have answered that message already, be it to say that the reply takes longer.
+    is_acknowledged: bool,
+}
+
+/// How the work on a ticket ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Worked {
+    /// Nothing was left to do, or it was broken off.
+    Nothing,
+    /// A reply and a decision are on record; it was drafted in this time.
+    Done(Duration),
+    /// No desk was free in time. The customer knows; it waits by this urgency until there is room.
+    Late(Urgency),
+}
+
+/// How a request came out of the stages.
+enum Ended {
+    Answered(Box<Answer>, Read, Option<Vec<f32>>, Instant),
+    Late(Box<Judged>, Read, String),
 }
 
 /// The stages, wired together; cheap to clone.
@@ -181,50 +209,80 @@ impl Pipeline {
     /// outcome is written in one transaction, and the reply leaves through the outbox. None when nothing was left to do.
     ///
     /// Judgement and evidence are there, and told, before the ticket waits for one of the `desks` where replies are
-    /// drafted: a judgement takes milliseconds, a reply seconds. The wait does not count against the reply's deadline.
-    /// What the customer or an agent writes meanwhile is seen when it is over. Once `desks` is closed, what still waits is
-    /// left for the next start. `stop` breaks the drafting off: the reply would be too late for what was written since.
+    /// drafted: a judgement takes milliseconds, a reply seconds. The wait does not count against the reply's deadline; a
+    /// customer who would wait longer than that is told so, and the ticket is put aside. What the customer or an agent
+    /// writes meanwhile is seen when the wait is over. Once `desks` is closed, what still waits is left for the next start.
+    /// `stop` breaks the drafting off: the reply would be too late for what was written since.
     ///
     /// # Errors
     /// When the store fails; the ticket then stays as it was and is picked up again.
-    pub async fn work(&self, ticket: Uuid, desks: &Semaphore, stop: &Notify) -> Result<Option<Answer>, StoreError> {
-        let Some((request, seen_message)) = self.read(ticket).await? else { return Ok(None) };
+    pub async fn work(&self, ticket: Uuid, desks: &Semaphore, stop: &Notify) -> Result<Worked, StoreError> {
+        let Some(read) = self.read(ticket).await? else { return Ok(Worked::Nothing) };
         let (watch, stages) = unbounded_channel();
         // Owns `watch`: the publisher ends when it is dropped.
         let answering = async move {
-            let (mut request, mut seen_message) = (request, seen_message);
-            let mut judged = self.judge(&request).await;
+            let mut read = read;
+            let mut judged = self.judge(&read.request).await;
             judged.tell(&watch);
             let judging = judged.clock.started.elapsed();
-            let Ok(_desk) = timed("wait for a desk", desks.acquire()).await else { return Ok(None) };
+            let word = self.word_for_waiting(&read, &judged.triage, &judged.evidence);
+            let desk = timed("wait for a desk", self.desk(desks, word.is_some())).await;
+            let Some(desk) = desk else {
+                return Ok(word.map(|word| Ended::Late(Box::new(judged), read, word)));
+            };
+            let Ok(_desk) = desk else { return Ok(None) };
+            let begun = Instant::now();
             judged.clock = judged.clock.resumed_after(judging);
             let Some(now) = self.read(ticket).await? else { return Ok(None) };
-            if now.1 != seen_message {
-                (request, seen_message) = now;
-                judged = self.judge(&request).await;
+            if now.last_message != read.last_message {
+                read = now;
+                judged = self.judge(&read.request).await;
                 judged.tell(&watch);
             }
             let vector = judged.vector.take();
             tokio::select! {
-                answer = self.reply(&request, judged, &watch) => Ok::<_, StoreError>(Some((answer, seen_message, vector))),
+                answer = self.reply(&read.request, judged, &watch) => {
+                    Ok::<_, StoreError>(Some(Ended::Answered(Box::new(answer), read, vector, begun)))
+                }
                 () = stop.notified() => Ok(None),
             }
         };
-        let (answered, told) = tokio::join!(answering, self.publish(ticket, stages));
+        let (ended, told) = tokio::join!(answering, self.publish(ticket, stages));
         told?;
-        let Some((answer, seen_message, vector)) = answered? else { return Ok(None) };
-        timed("record", self.record(ticket, seen_message, &answer, vector.as_deref())).await?;
-        Ok(Some(answer))
+        match ended? {
+            None => Ok(Worked::Nothing),
+            Some(Ended::Late(judged, read, word)) => {
+                self.put_judged_aside(ticket, &read, &judged, word).await?;
+                Ok(Worked::Late(judged.triage.urgency.label))
+            }
+            Some(Ended::Answered(answer, read, vector, begun)) => {
+                timed("record", self.record(ticket, &read, *answer, vector.as_deref())).await?;
+                Ok(Worked::Done(begun.elapsed()))
+            }
+        }
     }
 
-    /// What the customer wrote so far, as the stages want it, and the last message of it. None when a person or an
-    /// earlier run was faster.
-    async fn read(&self, ticket_id: Uuid) -> Result<Option<(Request, Uuid)>, StoreError> {
+    /// A desk; None where `has_limit` and none was free within the time for a reply.
+    async fn desk<'a>(
+        &self,
+        desks: &'a Semaphore,
+        has_limit: bool,
+    ) -> Option<Result<SemaphorePermit<'a>, AcquireError>> {
+        match has_limit {
+            true => tokio::time::timeout(self.settings.draft.deadline(), desks.acquire()).await.ok(),
+            false => Some(desks.acquire().await),
+        }
+    }
+
+    /// What the customer wrote so far. None when a person or an earlier run was faster.
+    async fn read(&self, ticket_id: Uuid) -> Result<Option<Read>, StoreError> {
         let ticket = self.store.ticket(ticket_id).await?;
         if ticket.state != TicketState::Received {
             return Ok(None);
         }
         let messages = self.store.messages(ticket_id).await?;
+        let is_acknowledged =
+            messages.iter().rev().take_while(|m| m.author != Author::Customer).any(|m| m.author == Author::Respondo);
         let own: Vec<&Message> = messages.iter().filter(|m| m.author == Author::Customer).collect();
         let Some(last) = own.last() else { return Ok(None) };
         let exclude = vec![learn::approved::memory_id(ticket_id)];
@@ -234,7 +292,7 @@ impl Pipeline {
         // Only what passed intake was accepted; messages that fail together are worked on by the last one alone.
         let request = request.or_else(|_| intake::prepare(&ticket.subject, &last.body, product, queue, exclude));
         let request = request.map_err(|error| StoreError::Invalid(error.to_string()))?;
-        Ok(Some((request, last.id)))
+        Ok(Some(Read { request, last_message: last.id, is_acknowledged }))
     }
 
     async fn embed(&self, request: &Request, clock: &Clock, degraded: &mut Vec<String>) -> Option<Vec<f32>> {
@@ -312,10 +370,13 @@ impl Pipeline {
     async fn record(
         &self,
         ticket: Uuid,
-        seen_message: Uuid,
-        answer: &Answer,
+        read: &Read,
+        mut answer: Answer,
         vector: Option<&[f32]>,
     ) -> Result<(), StoreError> {
+        if read.is_acknowledged {
+            answer.say_nothing_twice();
+        }
         let vector = vector.map(|vector| (self.inference.embedder_name(), vector));
         let evidence = as_evidence(&answer.evidence);
         self.store.save_analysis(ticket, &answer.triage, &evidence, &answer.timings, vector).await?;
@@ -324,7 +385,7 @@ impl Pipeline {
             None => None,
         };
         let work = FinishedWork {
-            seen_message,
+            seen_message: read.last_message,
             draft_id,
             decision: answer.decision.clone(),
             state: state_after(&answer.decision),
@@ -338,7 +399,7 @@ impl Pipeline {
             self.events.keep(ticket, "draft", draft).await?;
         }
         self.events.keep(ticket, "decision", &answer.decision).await?;
-        count(answer);
+        count(&answer);
         Ok(())
     }
 }

@@ -3,8 +3,14 @@
 //! A ticket is on disk before it comes here. What a crash, a shutdown or a failure interrupts stays in state `received` and is
 //! taken up at the next start, or by the look for abandoned tickets, of this process or of another one that shares the
 //! store.
+//!
+//! Who comes while so much waits that the reply would miss its deadline is told at once ([`admission`]), and worked on
+//! when there is room ([`mod@line`]), the urgent ones first. In memory are only ids of what waits.
 
-use std::collections::{HashMap, HashSet};
+pub mod admission;
+mod busy;
+pub mod line;
+
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -13,10 +19,14 @@ use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
 use uuid::Uuid;
 
+use self::admission::Admission;
+pub use self::busy::Waiting;
+use self::busy::{Busy, Task};
 use crate::events::Change;
 use crate::leases::{Leases, RENEWAL};
-use crate::pipeline::Pipeline;
+use crate::pipeline::{Pipeline, Worked};
 use crate::store::{OutboxRow, StoreError};
+use crate::ticket::Urgency;
 
 /// Tries before a ticket makes room for others; the pauses between them double.
 const TRIES: u32 = 5;
@@ -47,11 +57,11 @@ pub struct Worker {
 
 struct Inner {
     pipeline: Pipeline,
-    /// Tickets judged or waiting to be answered; the others wait here and on disk.
-    slots: Semaphore,
+    /// Tickets in work at most: judged, or waiting to be answered.
+    slots: usize,
     /// Tickets whose replies are drafted at the same time.
+    concurrency: usize,
     desks: Semaphore,
-    /// Tickets waiting or in work: a second message for one in work marks it to be worked on again.
     busy: Mutex<Busy>,
     leases: Leases,
     outbox: Notify,
@@ -60,45 +70,69 @@ struct Inner {
     parked: watch::Sender<bool>,
 }
 
-#[derive(Default)]
-struct Busy {
-    /// Tickets in work, with what breaks the drafting of a reply off.
-    working: HashMap<Uuid, Arc<Notify>>,
-    again: HashSet<Uuid>,
-    /// Tickets whose customer may still be writing: since when and until when they are left alone.
-    quiet: HashMap<Uuid, (Instant, Instant)>,
+/// A slot in use; free again however the work ends.
+struct Running<'a>(&'a Worker);
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.0.lock().running -= 1;
+    }
 }
 
 impl Worker {
     pub fn new(pipeline: Pipeline, closing: watch::Receiver<bool>) -> Self {
         let concurrency = pipeline.settings.server.concurrency.min(Semaphore::MAX_PERMITS / AHEAD);
-        let (slots, desks) = (Semaphore::new(concurrency * AHEAD), Semaphore::new(concurrency));
-        let parked = watch::Sender::new(false);
-        let (busy, leases) = (Mutex::default(), Leases::new(pipeline.store.clone()));
-        let inner = Inner { pipeline, slots, desks, busy, leases, outbox: Notify::new(), closing, parked };
+        let busy = Mutex::new(Busy::new(Admission::new(concurrency, pipeline.settings.draft.deadline())));
+        let leases = Leases::new(pipeline.store.clone());
+        let inner = Inner {
+            pipeline,
+            slots: concurrency * AHEAD,
+            concurrency,
+            desks: Semaphore::new(concurrency),
+            busy,
+            leases,
+            outbox: Notify::new(),
+            closing,
+            parked: watch::Sender::new(false),
+        };
         Self { inner: Arc::new(inner) }
     }
 
-    /// Takes up what an earlier process left unfinished; gives how many tickets that were. Where others share the store,
-    /// what is unfinished may be theirs: the look for abandoned tickets tells.
+    /// Takes up what an earlier process left unfinished, and soon after what it put aside; gives how many tickets were
+    /// unfinished. Where others share the store, what is unfinished may be theirs: the look for abandoned tickets tells.
     ///
     /// # Errors
     /// When the store cannot be read.
     pub async fn resume(&self) -> Result<usize, StoreError> {
-        if self.inner.pipeline.store.is_shared() {
-            return Ok(0);
-        }
-        let unfinished = self.inner.pipeline.store.unfinished().await?;
-        for ticket in &unfinished {
-            self.work_on(*ticket);
-        }
+        let store = &self.inner.pipeline.store;
+        let unfinished = if store.is_shared() { Vec::new() } else { store.unfinished().await? };
+        unfinished.iter().for_each(|ticket| self.lock().line.push(*ticket));
+        self.dispatch();
+        let worker = self.clone();
+        tokio::spawn(async move {
+            match worker.inner.pipeline.put_aside_before().await {
+                Ok(put_aside) => worker.resume_put_aside(&put_aside),
+                Err(error) => tracing::warn!(%error, "tickets that were put aside stay with the team"),
+            }
+        });
         Ok(unfinished.len())
+    }
+
+    fn resume_put_aside(&self, tickets: &[(Uuid, Urgency)]) {
+        {
+            let mut busy = self.lock();
+            for (ticket, urgency) in tickets {
+                if !busy.knows(*ticket) {
+                    busy.line.defer(*ticket, *urgency);
+                }
+            }
+        }
+        self.dispatch();
     }
 
     /// Puts a ticket in line. Where one is already in work, its reply is broken off, for it would not know the latest
     /// message, and it is worked on once more.
     pub fn work_on(&self, ticket: Uuid) {
-        let stop = Arc::new(Notify::new());
         {
             let mut busy = self.lock();
             if let Some(working) = busy.working.get(&ticket) {
@@ -106,22 +140,95 @@ impl Worker {
                 busy.again.insert(ticket);
                 return;
             }
-            busy.working.insert(ticket, Arc::clone(&stop));
+            busy.line.push(ticket);
         }
-        let worker = self.clone();
-        let mut parked = self.inner.parked.subscribe();
-        tokio::spawn(async move {
-            tokio::select! {
-                () = worker.work_until_done(ticket, stop) => {}
-                _ = parked.wait_for(|parked| *parked) => {}
+        self.dispatch();
+    }
+
+    /// Whether one more message is taken: of a ticket that waits already, or while less than `server.most_waiting` does.
+    ///
+    /// # Errors
+    /// The time after which to try again.
+    pub fn admit(&self, ticket: Option<Uuid>) -> Result<(), Duration> {
+        let busy = self.lock();
+        let waiting = busy.waiting().all() + busy.quiet.len();
+        let is_known = ticket.is_some_and(|ticket| busy.knows(ticket) || busy.quiet.contains_key(&ticket));
+        if is_known || waiting < self.inner.pipeline.settings.server.most_waiting {
+            return Ok(());
+        }
+        metrics::counter!("respondo_messages_refused_total").increment(1);
+        Err(busy.admission.asked_back_in(waiting))
+    }
+
+    /// Starts what can be started now.
+    fn dispatch(&self) {
+        // What is not begun stays on disk.
+        while !*self.inner.closing.borrow()
+            && let Some(task) = self.next_task()
+        {
+            let worker = self.clone();
+            let mut parked = self.inner.parked.subscribe();
+            tokio::spawn(async move {
+                tokio::select! {
+                    () = worker.clone().carry_out(task) => worker.dispatch(),
+                    _ = parked.wait_for(|parked| *parked) => {}
+                }
+            });
+        }
+    }
+
+    fn next_task(&self) -> Option<Task> {
+        self.lock().next_task(self.inner.slots, self.inner.concurrency)
+    }
+
+    async fn carry_out(self, task: Task) {
+        match task {
+            Task::Work { ticket, stop, was_deferred } => {
+                let _running = Running(&self);
+                if was_deferred && let Err(error) = self.inner.pipeline.take_up(ticket).await {
+                    tracing::warn!(%ticket, %error, "ticket stays with the team; it is taken up at the next start");
+                }
+                self.work_until_done(ticket, stop).await;
             }
-        });
+            Task::Tell { ticket, in_full } => {
+                let told = self.inner.pipeline.acknowledge_late(ticket, in_full).await;
+                let urgency = told.unwrap_or_else(|error| {
+                    tracing::warn!(%ticket, %error, "a customer could not be told that the reply takes longer");
+                    Some(Urgency::High)
+                });
+                self.lock().told(ticket, urgency);
+                self.outbox_changed();
+            }
+        }
+    }
+
+    /// What waits, by what for.
+    pub fn waiting(&self) -> Waiting {
+        self.lock().waiting()
+    }
+
+    /// Seconds that each waiting ticket adds to the wait of those behind it; None before the first reply.
+    pub fn seconds_each(&self) -> Option<f64> {
+        self.lock().admission.seconds_each()
     }
 
     /// Puts a ticket in line once its customer has written nothing for a moment: several messages in a row get one reply.
     pub fn work_on_when_quiet(&self, ticket: Uuid) {
+        let is_waited_for = {
+            let busy = self.lock();
+            busy.quiet.contains_key(&ticket) && !busy.knows(ticket)
+        };
         self.wait_for_quiet(ticket, true);
-        self.work_on(ticket);
+        if self.lock().knows(ticket) {
+            return self.work_on(ticket);
+        }
+        if !is_waited_for {
+            let worker = self.clone();
+            tokio::spawn(async move {
+                worker.until_quiet(ticket).await;
+                worker.work_on(ticket);
+            });
+        }
     }
 
     /// The customer is typing: a ticket that waits for quiet waits on, for a while.
@@ -148,10 +255,17 @@ impl Worker {
     async fn work_until_done(&self, ticket: Uuid, mut stop: Arc<Notify>) {
         loop {
             self.until_quiet(ticket).await;
-            self.work_with_retries(ticket, &stop).await;
+            let worked = self.work_with_retries(ticket, &stop).await;
             let mut busy = self.lock();
+            if let Worked::Done(drafting) = worked {
+                let others_wait = busy.running > 1 || busy.line.fresh() + busy.line.deferred() > 0;
+                busy.admission.finished(Instant::now(), drafting, others_wait);
+            }
             if !busy.again.remove(&ticket) {
                 busy.working.remove(&ticket);
+                if let Worked::Late(urgency) = worked {
+                    busy.line.defer(ticket, urgency);
+                }
                 return;
             }
             // What broke off, or came too late to break off, the work that is over must not break off the next.
@@ -176,13 +290,20 @@ impl Worker {
         }
     }
 
+    /// True for a ticket that waits here or is in work.
+    fn knows(&self, ticket: Uuid) -> bool {
+        let busy = self.lock();
+        busy.knows(ticket) || busy.quiet.contains_key(&ticket)
+    }
+
     fn lock(&self) -> MutexGuard<'_, Busy> {
         self.inner.busy.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Tickets waiting or in work.
-    pub fn in_flight(&self) -> usize {
-        self.lock().working.len()
+    /// Tickets in work.
+    fn in_flight(&self) -> usize {
+        let busy = self.lock();
+        busy.running + busy.telling
     }
 
     /// Says that something will be due in the outbox after `hold`.
@@ -207,9 +328,11 @@ impl Worker {
         while self.in_flight() > 0 && tokio::time::Instant::now() < until {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        let parked = self.in_flight();
-        if parked > 0 {
-            tracing::warn!(parked, "tickets are parked on disk and taken up at the next start");
+        let waiting = self.waiting();
+        if waiting.all() > 0 {
+            tracing::warn!(parked = waiting.all(), "tickets are parked on disk and taken up at the next start");
+        }
+        if self.in_flight() > 0 {
             self.inner.parked.send_replace(true);
         }
         if let Err(error) = self.send_outbox().await {
@@ -217,15 +340,17 @@ impl Worker {
         }
     }
 
-    async fn work_with_retries(&self, ticket: Uuid, stop: &Notify) {
-        let Ok(_slot) = self.inner.slots.acquire().await else { return };
+    async fn work_with_retries(&self, ticket: Uuid, stop: &Notify) -> Worked {
         let mut pause = FIRST_PAUSE;
         for attempt in 1..=TRIES {
             if *self.inner.closing.borrow() {
-                return;
+                break;
             }
             match self.work_alone(ticket, stop).await {
-                Ok(()) => return self.outbox_changed(),
+                Ok(worked) => {
+                    self.outbox_changed();
+                    return worked;
+                }
                 Err(error) if attempt == TRIES => {
                     tracing::error!(%ticket, %error, "ticket stays received; it is taken up again later");
                 }
@@ -236,17 +361,18 @@ impl Worker {
                 }
             }
         }
+        Worked::Nothing
     }
 
     /// Works on a ticket unless another process does.
-    async fn work_alone(&self, ticket: Uuid, stop: &Notify) -> Result<(), StoreError> {
+    async fn work_alone(&self, ticket: Uuid, stop: &Notify) -> Result<Worked, StoreError> {
         let leases = &self.inner.leases;
         if !leases.take(ticket).await? {
-            return Ok(());
+            return Ok(Worked::Nothing);
         }
         let worked = self.inner.pipeline.work(ticket, &self.inner.desks, stop).await;
         leases.release(ticket).await;
-        worked.map(drop)
+        worked
     }
 
     /// Looks after what this process holds and what nobody does, until the service closes.
@@ -280,7 +406,7 @@ impl Worker {
         self.inner.leases.renew().await?;
         let abandoned = self.inner.pipeline.store.abandoned(ABANDONED, ABANDONED_BATCH).await?;
         for ticket in abandoned {
-            if !self.lock().working.contains_key(&ticket) {
+            if !self.knows(ticket) {
                 tracing::info!(%ticket, "an abandoned ticket is taken up");
                 self.work_on(ticket);
             }
@@ -294,7 +420,7 @@ impl Worker {
             return;
         }
         match change.kind {
-            "received" if self.lock().working.contains_key(&change.ticket) => self.work_on(change.ticket),
+            "received" if self.knows(change.ticket) => self.work_on(change.ticket),
             "taken" | "review" | "merged" => self.stop(change.ticket),
             _ => {}
         }

@@ -4,6 +4,7 @@ pub mod crash;
 pub mod desk;
 pub mod load;
 pub mod models;
+pub mod overload;
 pub mod peers;
 pub mod prompts;
 mod report;

@@ -29,6 +29,8 @@ pub enum BenchCommand {
     Models(ModelsArgs),
     /// The running service under load: triage and health as a client sees them, and the time of a start.
     Load(super::load::LoadArgs),
+    /// The running service under more than it can do: who is told, who is refused, whether anything is lost.
+    Overload(super::overload::OverloadArgs),
     /// The desk's pages over a full queue, and many open pages at once.
     Desk(crate::bench::desk::DeskArgs),
     /// The service killed again and again while it works: nothing accepted may be lost or done twice.
@@ -93,6 +95,7 @@ pub async fn run(settings: Settings, config: Option<PathBuf>, command: BenchComm
         BenchCommand::Crash(args) => crate::bench::crash::run(settings, config, args).await,
         BenchCommand::Writing(args) => crate::bench::writing::run(settings, machine(), args).await,
         BenchCommand::Load(args) => super::load::run(settings, config, args).await,
+        BenchCommand::Overload(args) => super::overload::run(settings, config, args).await,
         BenchCommand::Requests(args) => run_requests(settings, args).await,
         BenchCommand::Retrieval(args) => tokio::task::spawn_blocking(move || run_retrieval(&settings, &args)).await?,
         BenchCommand::Models(args) => tokio::task::spawn_blocking(move || run_models(&settings, &args)).await?,

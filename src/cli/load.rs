@@ -101,7 +101,7 @@ pub async fn run(settings: Settings, config: Option<PathBuf>, args: LoadArgs) ->
 }
 
 /// Brings the memory to its size and the index up to date; what will be asked, and how many items there are.
-async fn prepare(
+pub(super) async fn prepare(
     mut settings: Settings,
     material: &Material,
     folder: PathBuf,

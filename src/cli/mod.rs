@@ -10,6 +10,7 @@ mod ingest;
 mod load;
 mod migrate;
 mod migrate_store;
+mod overload;
 mod render;
 mod serve;
 mod stats;

@@ -167,7 +167,7 @@ fn refuse(stream: TcpStream, full: Full, is_encrypted: bool) {
     tracing::debug!(limit, "a connection over the limit is refused");
     // Fits into the empty send buffer of a new connection; who is gone already misses nothing.
     if !is_encrypted && let Ok(mut stream) = stream.into_std() {
-        let _ = stream.write(REFUSAL);
+        let _ = stream.write_all(REFUSAL);
     }
 }
 

@@ -114,5 +114,14 @@ pub async fn metrics(State(state): State<AppState>) -> String {
     if let Some(link) = state.vectors.link() {
         metrics::gauge!("respondo_index_breaker").set(link.breaker.level());
     }
+    let waiting = state.worker.waiting();
+    for (what, count) in
+        [("line", waiting.fresh), ("late", waiting.late), ("put aside", waiting.deferred), ("work", waiting.working)]
+    {
+        metrics::gauge!("respondo_tickets_waiting", "for" => what).set(count as f64);
+    }
+    if let Some(seconds) = state.worker.seconds_each() {
+        metrics::gauge!("respondo_seconds_per_ticket").set(seconds);
+    }
     state.metrics.render()
 }

@@ -89,13 +89,15 @@ pub struct AcceptedBody {
         description = "the same key and body give the same ticket")),
     responses((status = 201, body = AcceptedBody), (status = 200, body = AcceptedBody, description = "replayed"),
         (status = 400, body = Problem), (status = 409, body = Problem, description = "key seen with another body"),
-        (status = 413, body = Problem), (status = 422, body = Problem, description = "no request in it")))]
+        (status = 413, body = Problem), (status = 422, body = Problem, description = "no request in it"),
+        (status = 429, body = Problem, description = "too much is waiting; see Retry-After")))]
 pub async fn create(
     State(state): State<AppState>,
     headers: HeaderMap,
     Json(body): Json<NewTicketBody>,
 ) -> Result<Response, Problem> {
     body.check()?;
+    admit(&state, None)?;
     check_size(&state, &body.body)?;
     let prepare = || intake::prepare(&body.subject, &body.body, body.product.clone(), body.queue.clone(), Vec::new());
     let request = timed_now("intake", prepare)?;
@@ -120,13 +122,15 @@ pub async fn create(
         ("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 200, pattern = r"^[ -~]*[!-~][ -~]*$")),
     responses((status = 201, body = AcceptedBody), (status = 200, body = AcceptedBody, description = "replayed"),
         (status = 400, body = Problem), (status = 404, body = Problem), (status = 409, body = Problem),
-        (status = 413, body = Problem), (status = 422, body = Problem)))]
+        (status = 413, body = Problem), (status = 422, body = Problem),
+        (status = 429, body = Problem, description = "too much is waiting; see Retry-After")))]
 pub async fn add_message(
     State(state): State<AppState>,
     Path(id): Path<Uuid>,
     headers: HeaderMap,
     Json(body): Json<NewMessageBody>,
 ) -> Result<Response, Problem> {
+    admit(&state, Some(id))?;
     check_size(&state, &body.body)?;
     intake::prepare("", &body.body, None, None, Vec::new())?;
     let idempotency = idempotency(&headers, &body)?;
@@ -186,6 +190,15 @@ pub async fn begin_work(state: &AppState, accepted: &Accepted, queue: impl Fn(&W
         }
     }
     queue(&state.worker, id);
+}
+
+/// Refuses a message while too much is waiting; one of a ticket that waits already makes it no more.
+fn admit(state: &AppState, ticket: Option<Uuid>) -> Result<(), Problem> {
+    state.worker.admit(ticket).map_err(|wait| {
+        let seconds = wait.as_secs();
+        let detail = format!("more requests wait than are taken (server.most_waiting); send it again in {seconds} s");
+        Problem::too_many(detail, seconds)
+    })
 }
 
 /// A name of something: short, and without control characters.

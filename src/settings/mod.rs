@@ -136,7 +136,7 @@ impl Server {
             return invalid("server.concurrency", "must be at least 1");
         }
         if self.tls_certificate.as_os_str().is_empty() != self.tls_key.as_os_str().is_empty() {
-            return invalid("server.tls_certificate", "and server.tls_key belong together; set both, or neither");
+            return invalid("server.tls_certificate", "belongs to server.tls_key; set both, or neither");
         }
         if self.max_header_bytes < LEAST_HEADER_BYTES || self.max_header_fields == 0 {
             return invalid("server.max_header_bytes", "must be at least 8192, and max_header_fields at least 1");
@@ -151,7 +151,7 @@ impl Server {
             return invalid(key, "must be between 1 and 86400");
         }
         if self.max_connections == 0 || self.max_connections_per_client == 0 {
-            return invalid("server.max_connections", "and max_connections_per_client must be at least 1");
+            return invalid("server.max_connections", "must be at least 1, and so must max_connections_per_client");
         }
         if self.most_waiting == 0 {
             return invalid("server.most_waiting", "must be at least 1");

@@ -71,12 +71,14 @@ fn tickets_survive_a_kill_at_any_moment_and_are_answered_once() {
 #[test]
 fn many_tickets_in_line_survive_a_kill() {
     let Some(data) = memory() else { return };
-    let service = Service::on(data.path(), &[]);
+    // Time for all of them, so that none is told that its reply takes longer.
+    let time = [("RESPONDO_DRAFT__DEADLINE_SECONDS", "600")];
+    let service = Service::on(data.path(), &time);
     let client = service.client();
     let tickets: Vec<String> =
         (0..40).map(|number| client.open_ticket(&format!("{REQUEST} (mail {number})"))).collect();
     service.kill();
-    let service = Service::on(data.path(), &[]);
+    let service = Service::on(data.path(), &time);
     for id in &tickets {
         answered_once(&service.client(), id);
     }
@@ -84,7 +86,7 @@ fn many_tickets_in_line_survive_a_kill() {
     let more: Vec<String> =
         (0..40).map(|number| service.client().open_ticket(&format!("{REQUEST} (again {number})"))).collect();
     service.stop();
-    let service = Service::on(data.path(), &[]);
+    let service = Service::on(data.path(), &time);
     for id in &more {
         answered_once(&service.client(), id);
     }

@@ -11,7 +11,8 @@ const WORDS: &str = "mi colección de sellos canarios no carga";
 
 #[test]
 fn the_log_has_routes_and_no_canaries() {
-    let env = [("RESPONDO_LOG", "debug"), ("RESPONDO_SERVER__API_KEY", KEY)];
+    let filter = "info,qdrant_edge=error,respondo=debug,tower_http=debug,axum=debug,hyper=debug,rustls=debug";
+    let env = [("RESPONDO_LOG", filter), ("RESPONDO_SERVER__API_KEY", KEY)];
     let Some(service) = Service::with_memory(&env) else { return };
     let client = service.client().with_key(KEY);
     let body = format!("{WORDS}, escríbanme a {EMAIL} o llámenme al {PHONE}");

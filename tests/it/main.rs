@@ -22,6 +22,7 @@ mod injection;
 mod limits;
 mod logs;
 mod model_server;
+mod overload;
 mod pages;
 mod quality;
 mod server_index;

@@ -28,6 +28,15 @@ pub struct Answered {
     pub degraded: bool,
 }
 
+/// What became of a message that was offered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Offered {
+    /// It is on disk, as the ticket of this id.
+    Accepted(String),
+    /// Too much is waiting (429).
+    Refused,
+}
+
 impl Client {
     pub fn new(url: String, key: Option<String>) -> Self {
         let agent = ureq::Agent::config_builder().timeout_global(Some(LIMIT)).max_idle_connections_per_host(64).build();
@@ -98,6 +107,32 @@ impl Client {
             }
         }
         bail!("the event stream ended before `{until}`")
+    }
+
+    /// `POST /v1/tickets` under an idempotency key, without waiting for more.
+    ///
+    /// # Errors
+    /// When it is neither accepted nor refused for what is waiting.
+    pub fn offer(&self, row: &Row, key: &str) -> Result<Offered> {
+        let body = json!({ "subject": row.subject, "body": row.body });
+        let request = self.authorised(self.agent.post(format!("{}/v1/tickets", self.url)));
+        match request.header("idempotency-key", key).send_json(body) {
+            Ok(mut response) => {
+                let accepted: Value = response.body_mut().read_json()?;
+                let id = accepted.get("ticket_id").and_then(Value::as_str).context("the answer names no ticket")?;
+                Ok(Offered::Accepted(id.to_owned()))
+            }
+            Err(ureq::Error::StatusCode(429)) => Ok(Offered::Refused),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// `GET /v1/tickets/{id}`.
+    ///
+    /// # Errors
+    /// When it is not answered with 200.
+    pub fn view(&self, id: &str) -> Result<Value> {
+        Ok(serde_json::from_str(&self.get(&format!("/v1/tickets/{id}"))?)?)
     }
 
     fn get(&self, path: &str) -> Result<String> {

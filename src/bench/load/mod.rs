@@ -4,12 +4,12 @@
 //! while replies are written all the time), and how long the service takes from its start until it is ready and until the
 //! first word of a generated reply.
 
-mod client;
+pub(super) mod client;
 mod material;
 mod report;
 pub(super) mod service;
 mod stages;
-mod traffic;
+pub(super) mod traffic;
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};

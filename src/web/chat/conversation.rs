@@ -126,7 +126,7 @@ pub async fn start(
     let embed = !form.embed.is_empty();
     let queue = state.pipeline.settings.chat_queue(&form.queue);
     let product = Some(plain(&form.product)).filter(|product| !product.is_empty());
-    let taken = match admit(&state, client, &form.body, files, 1, t) {
+    let taken = match admit(&state, client, &form.body, files, 1, None, t) {
         Ok(taken) => taken,
         Err(refusal) if by_script(&headers) => return Ok(refusal.answer(refusal.text.clone())),
         Err(refusal) => {
@@ -184,7 +184,8 @@ struct Taken {
     files: Vec<NewAttachment>,
 }
 
-/// Takes a message that opens `conversations` new ones, within what the client may do. Every try counts as a message:
+/// Takes a message of `ticket`, or one that opens `conversations` new ones, within what the client may do and what can
+/// wait. Every try counts as a message:
 /// a refused one costs work too.
 ///
 /// # Errors
@@ -195,9 +196,11 @@ fn admit(
     body: &str,
     files: Result<Vec<NewAttachment>, FileError>,
     conversations: u64,
+    ticket: Option<Uuid>,
     t: &Texts,
 ) -> Result<Taken, Refusal> {
     spend(state, client, &[(Budget::Messages, 1)], t)?;
+    state.worker.admit(ticket).map_err(|wait| Refusal::busy(wait, t))?;
     let taken = take(state, body, files, t).map_err(Refusal::unfit)?;
     let bytes = taken.files.iter().map(|file| file.content.len() as u64).sum();
     spend(state, client, &[(Budget::Conversations, conversations), (Budget::Files, bytes)], t)?;
@@ -334,7 +337,7 @@ pub async fn say(
     let by_script = by_script(&headers);
     let embed = !form.embed.is_empty();
     let files = room_for(&state, ticket, files).await?;
-    let taken = match admit(&state, client, &form.body, files, 0, t) {
+    let taken = match admit(&state, client, &form.body, files, 0, Some(ticket), t) {
         Ok(taken) => taken,
         Err(refusal) if by_script => return Ok(refusal.answer(refusal.text.clone())),
         Err(refusal) => return refused(&state, ticket, embed, refusal, form.body, t).await,

@@ -144,7 +144,17 @@ impl Refusal {
             Budget::Conversations => t.chat_many_conversations,
             Budget::Files => t.chat_many_files,
         };
-        let seconds = exceeded.wait.as_nanos().div_ceil(1_000_000_000);
+        Self::wait(text, exceeded.wait, t)
+    }
+
+    /// Too much waits already, whoever it is from.
+    pub fn busy(wait: Duration, t: &Texts) -> Self {
+        Self::wait(t.chat_busy, wait, t)
+    }
+
+    /// `text` with the time to wait in place of `{time}`.
+    fn wait(text: &str, wait: Duration, t: &Texts) -> Self {
+        let seconds = wait.as_nanos().div_ceil(1_000_000_000);
         let seconds = u64::try_from(seconds).unwrap_or(u64::MAX);
         let time = match seconds {
             ..60 => format!("{seconds} s"),
