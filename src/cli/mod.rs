@@ -7,6 +7,7 @@ mod bench;
 mod demo;
 mod doctor;
 mod ingest;
+mod key;
 mod load;
 mod migrate_store;
 mod render;
@@ -67,6 +68,9 @@ enum Command {
     /// Move what is stored to another database.
     #[command(subcommand)]
     Migrate(MigrateCommand),
+    /// Make, list, end and replace keys for programs that use the API.
+    #[command(subcommand)]
+    Key(key::KeyCommand),
     /// Check the audit trail.
     #[command(subcommand)]
     Audit(audit::AuditCommand),
@@ -139,6 +143,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Ingest(args) => runtime()?.block_on(ingest::run(settings, args)),
         Command::Forget { id } => runtime()?.block_on(ingest::forget(settings, &id)),
         Command::Reindex => runtime()?.block_on(ingest::reindex(settings)),
+        Command::Key(command) => runtime()?.block_on(key::run(settings, command)),
         Command::Audit(command) => runtime()?.block_on(audit::run(settings, command)),
         Command::Migrate(MigrateCommand::Store { to }) => runtime()?.block_on(migrate_store::run(settings, &to)),
         Command::Stats { json } => runtime()?.block_on(stats::run(settings, json)),

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use axum::Router;
 use axum::extract::connect_info::IntoMakeServiceWithConnectInfo;
 use clap::Args;
@@ -16,6 +16,7 @@ use crate::app::{App, Need};
 use crate::http::{self, AppState};
 use crate::pipeline::Pipeline;
 use crate::settings::Settings;
+use crate::store::Store;
 use crate::web::Web;
 use crate::worker::Worker;
 
@@ -57,8 +58,9 @@ impl Service {
     /// Binds the address, takes up what was left unfinished and starts the background work.
     ///
     /// # Errors
-    /// When the address is taken or the store cannot be read.
+    /// When the address is taken, others can reach it and there is no API key, or the store cannot be read.
     pub async fn start(app: App) -> Result<Self> {
+        check_exposure(&app.settings, &app.store).await?;
         let wanted = SocketAddr::new(app.settings.server.address, app.settings.server.port);
         let listener = TcpListener::bind(wanted)
             .await
@@ -84,6 +86,7 @@ impl Service {
         let web = Arc::new(Web::open(&app.store, &app.settings.chat).await?);
         let state = AppState {
             web,
+            access: Arc::default(),
             pipeline: app.pipeline.clone(),
             vectors: app.vectors.clone(),
             indexer: app.indexer.clone(),
@@ -169,6 +172,18 @@ impl Service {
         self.app.close().await;
         Ok(())
     }
+}
+
+/// Refuses an address that other machines reach while the API asks for no key, or for keys that nobody has.
+async fn check_exposure(settings: &Settings, store: &Store) -> Result<()> {
+    let server = &settings.server;
+    ensure!(
+        server.address.is_loopback() || !server.api_key.is_empty() || store.has_active_key().await?,
+        "other machines can reach {} (server.address), and there is no API key in use; make one with \
+         `respondo key add NAME --scope all`, set server.api_key, or use 127.0.0.1",
+        server.address
+    );
+    Ok(())
 }
 
 /// All routes, told where a connection comes from.

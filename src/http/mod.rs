@@ -6,6 +6,8 @@ pub mod client;
 mod drafts;
 mod extract;
 mod health;
+pub mod limits;
+mod openapi;
 pub mod problem;
 mod queue;
 mod stream;
@@ -35,6 +37,7 @@ use crate::retrieve::VectorStore;
 use crate::timing::HTTP_SECONDS;
 use crate::web::{self, Web};
 use crate::worker::Worker;
+use auth::Access;
 use problem::Problem;
 pub use stream::{StreamQuery, as_sse, last_event_id, shown_so_far, ticket_events};
 pub use tickets::begin_work;
@@ -49,6 +52,8 @@ pub struct AppState {
     pub metrics: PrometheusHandle,
     /// What the pages keep in memory.
     pub web: Arc<Web>,
+    /// What is kept in memory about API keys.
+    pub access: Arc<Access>,
     /// Turns true when the service shuts down: open streams end then.
     pub closing: watch::Receiver<bool>,
 }
@@ -74,10 +79,9 @@ async fn measure(request: Request, next: Next) -> Response {
     response
 }
 
-/// All routes, with the OpenAPI document made from them at `/openapi.json` and a page for it at `/docs`.
-pub fn router(state: AppState) -> Router {
-    let max_body = state.pipeline.settings.server.max_body_bytes;
-    let guarded = OpenApiRouter::new()
+/// The routes that keys open.
+fn guarded() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new()
         .routes(routes!(tickets::create))
         .routes(routes!(tickets::read))
         .routes(routes!(tickets::add_message))
@@ -90,11 +94,17 @@ pub fn router(state: AppState) -> Router {
         .routes(routes!(triage::judge))
         .routes(routes!(triage::search))
         .routes(routes!(health::metrics))
-        .layer(middleware::from_fn_with_state(state.clone(), auth::require_key));
+}
+
+/// All routes, with the OpenAPI document made from them at `/openapi.json` and a page for it at `/docs`.
+pub fn router(state: AppState) -> Router {
+    let max_body = state.pipeline.settings.server.max_body_bytes;
+    let guarded = guarded().layer(middleware::from_fn_with_state(state.clone(), auth::require_key));
     let open = OpenApiRouter::new().routes(routes!(health::healthz)).routes(routes!(health::readyz));
     let (router, mut document) =
         OpenApiRouter::with_openapi(Api::openapi()).merge(guarded).merge(open).split_for_parts();
     document.info.version = env!("CARGO_PKG_VERSION").to_owned();
+    openapi::describe_keys(&mut document);
     router
         .merge(SwaggerUi::new("/docs").url("/openapi.json", document))
         .merge(web::router(&state))
@@ -111,4 +121,26 @@ pub fn router(state: AppState) -> Router {
         .layer(TraceLayer::new_for_http())
         .layer(middleware::from_fn(measure))
         .with_state(state)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn every_guarded_route_names_its_scope() {
+        let document = serde_json::to_value(guarded().get_openapi()).expect("JSON");
+        let paths = document["paths"].as_object().expect("paths");
+        let routes: BTreeSet<(&str, &str)> = paths
+            .iter()
+            .flat_map(|(path, item)| {
+                item.as_object().expect("item").keys().map(move |method| (method.as_str(), path.as_str()))
+            })
+            .collect();
+        let scoped: BTreeSet<(&str, &str)> = auth::SCOPES.iter().map(|(method, path, _)| (*method, *path)).collect();
+        assert_eq!(scoped.len(), auth::SCOPES.len(), "a route is named twice");
+        assert_eq!(routes, scoped);
+    }
 }

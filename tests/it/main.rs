@@ -14,6 +14,7 @@ mod damage;
 mod desk;
 mod eval;
 mod http;
+mod keys;
 mod limits;
 mod pages;
 mod quality;
