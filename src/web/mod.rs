@@ -133,7 +133,7 @@ pub fn router(state: &AppState) -> Router<AppState> {
         .route("/desk/people", get(desk::people::page).post(desk::people::add))
         .route("/desk/people/{id}/active", post(desk::people::set_active))
         .route("/desk/keys", get(desk::keys::page).post(desk::keys::add))
-        .route("/desk/keys/{id}/rotate", post(desk::keys::rotate))
+        .route("/desk/keys/{id}/rotate", get(desk::keys::back).post(desk::keys::rotate))
         .route("/desk/keys/{id}/revoke", post(desk::keys::revoke))
         .route("/desk/tickets/{id}", get(desk::ticket::page))
         .route("/desk/tickets/{id}/panel", get(desk::ticket::panel))

@@ -147,6 +147,7 @@ fn an_administrator_makes_replaces_and_ends_keys_on_a_page() {
     assert_ne!(first, second);
     assert_eq!((asked(&first), asked(&second)), (200, 200), "both for a while");
     assert_eq!(desk.form(&rotate, &[("hours", "24")]).status, 422, "once");
+    assert_eq!(desk.get(&rotate).header("location"), "/desk/keys", "loading it again leads to the list");
     let revoke = |id: &str| desk.form(&format!("/desk/keys/{id}/revoke"), &[]);
     assert_eq!(revoke(&old).header("location"), "/desk/keys");
     assert_eq!((asked(&first), asked(&second)), (401, 200));

@@ -24,6 +24,8 @@ const HOUR: Duration = Duration::from_secs(3_600);
 /// hours.
 const LONGEST_LIFE_DAYS: u32 = 365;
 const LONGEST_OVERLAP_HOURS: u32 = 7 * 24;
+/// Where a form says nothing: a program goes on working until somebody gives it the new key.
+const USUAL_OVERLAP_HOURS: u32 = 24;
 
 #[derive(Template)]
 #[template(path = "desk/keys.html")]
@@ -80,8 +82,12 @@ pub struct AddForm {
 pub struct RotateForm {
     csrf: String,
     /// How long both keys work.
-    #[serde(default)]
+    #[serde(default = "usual_overlap")]
     hours: u32,
+}
+
+fn usual_overlap() -> u32 {
+    USUAL_OVERLAP_HOURS
 }
 
 #[derive(Deserialize)]
@@ -115,6 +121,11 @@ pub async fn add(
         }
     };
     shown(&state, &signed_in, outcome).await
+}
+
+/// A key is shown at the address of its form; who loads that again gets the list.
+pub async fn back() -> Redirect {
+    Redirect::to("/desk/keys")
 }
 
 /// Makes a key in the place of another one and shows it, once.
@@ -186,7 +197,7 @@ impl AddForm {
     /// In words for the administrator.
     fn key(&self, t: &'static Texts) -> Result<NewKey, String> {
         let ticked = [&self.tickets, &self.desk, &self.search, &self.metrics, &self.all];
-        let scopes = KeyScope::EVERY.into_iter().zip(ticked).filter(|(_, box_)| box_.is_some());
+        let scopes = KeyScope::EVERY.into_iter().zip(ticked).filter(|(_, ticked)| ticked.is_some());
         let days = number(&self.expires, t)?.map(|days| HOUR * 24 * days.clamp(1, LONGEST_LIFE_DAYS));
         let customer = self.customer.trim();
         let new = NewKey {
