@@ -3,6 +3,7 @@
 use std::io::Write;
 
 use anyhow::{Result, ensure};
+use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::app::{EMBEDDING_MODEL, model_store, open_store_shared};
@@ -12,7 +13,7 @@ use crate::models::Status;
 use crate::retrieve::server::ServerStore;
 use crate::retrieve::server::settings::IndexKind;
 use crate::settings::{EmbeddingKind, GenerationKind, Settings};
-use crate::store::StoreError;
+use crate::store::{KeyState, StoreError};
 
 #[derive(Serialize)]
 struct Check {
@@ -38,7 +39,7 @@ pub async fn run(settings: Settings, json: bool) -> Result<()> {
     let mut checks = vec![embedding(&settings)?, generation(&settings)?];
     checks.extend(data(&settings).await);
     checks.extend(index_server(&settings).await?);
-    checks.push(exposure(&settings));
+    checks.push(exposure(&settings).await);
     let bad = checks.iter().filter(|check| !check.ok).count();
     let mut out = std::io::stdout().lock();
     if json {
@@ -137,8 +138,23 @@ async fn index_server(settings: &Settings) -> Result<Option<Check>> {
     }))
 }
 
-fn exposure(settings: &Settings) -> Check {
+/// Whom the API is open to. What is wrong with the store is said elsewhere.
+async fn exposure(settings: &Settings) -> Check {
     let server = &settings.server;
-    let key = if server.api_key.is_empty() { "no API key, loopback only" } else { "API key set" };
-    Check::good("server", format!("{}:{}, {key}", server.address, server.port))
+    let keys = match open_store_shared(settings).await {
+        Ok(store) => store.keys().await.unwrap_or_default(),
+        Err(_) => Vec::new(),
+    };
+    let now = Timestamp::now();
+    let active = keys.iter().filter(|key| key.state(now) == KeyState::Active).count();
+    let found = |key: &str| format!("{}:{}, {key}", server.address, server.port);
+    match (server.api_key.is_empty(), active) {
+        (true, 0) if !server.address.is_loopback() => {
+            let mend = "respondo key add NAME --scope all, or set server.api_key";
+            Check::bad("server", found("which others can reach, and no API key"), mend)
+        }
+        (true, 0) => Check::good("server", found("no API key, loopback only")),
+        (false, 0) => Check::good("server", found("API key set")),
+        (_, active) => Check::good("server", found(&format!("{active} API keys in use"))),
+    }
 }

@@ -7,6 +7,7 @@ mod bench;
 mod demo;
 mod doctor;
 mod ingest;
+mod key;
 mod load;
 mod migrate;
 mod migrate_store;
@@ -73,6 +74,9 @@ enum Command {
     },
     /// Put a backup into the data folder; what was there is kept under another name. Stop the service first.
     Restore { file: PathBuf },
+    /// Make, list, end and replace keys for programs that use the API.
+    #[command(subcommand)]
+    Key(key::KeyCommand),
     /// Check the audit trail.
     #[command(subcommand)]
     Audit(audit::AuditCommand),
@@ -142,6 +146,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Forget { id } => runtime()?.block_on(ingest::forget(settings, &id)),
         Command::Reindex => runtime()?.block_on(ingest::reindex(settings)),
         Command::Migrate(command) => runtime()?.block_on(migrate::run(settings, command)),
+        Command::Key(command) => runtime()?.block_on(key::run(settings, command)),
         Command::Audit(command) => runtime()?.block_on(audit::run(settings, command)),
         Command::Stats { json } => runtime()?.block_on(stats::run(settings, json)),
         Command::Backup { target } => runtime()?.block_on(backup::run(settings, &target)),

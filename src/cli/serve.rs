@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use axum::Router;
 use clap::Args;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
@@ -15,9 +15,10 @@ use crate::app::{App, Need};
 use crate::http::connections::{raise_file_limit, serve};
 use crate::http::sites::Sites;
 use crate::http::tls::Tls;
-use crate::http::{self, AppState, Scope};
+use crate::http::{self, AppState, Site};
 use crate::pipeline::Pipeline;
 use crate::settings::{Settings, Tenant};
+use crate::store::Store;
 use crate::web::Web;
 use crate::worker::Worker;
 
@@ -55,6 +56,7 @@ struct Desk {
 impl Desk {
     /// Takes up what was left unfinished and starts the background work.
     async fn open(app: App, metrics: &PrometheusHandle, closed: &watch::Receiver<bool>) -> Result<Self> {
+        check_exposure(&app.settings, &app.store).await?;
         let worker = Worker::new(app.pipeline.clone(), closed.clone());
         let resumed = worker.resume().await?;
         if resumed > 0 {
@@ -66,6 +68,7 @@ impl Desk {
         let web = Arc::new(Web::open(&app.store, &app.settings.chat).await?);
         let state = AppState {
             web,
+            access: Arc::default(),
             pipeline: app.pipeline.clone(),
             vectors: app.vectors.clone(),
             indexer: app.indexer.clone(),
@@ -127,9 +130,9 @@ impl Service {
 
     /// All routes of all teams.
     fn router(&self) -> Router {
-        let mut sites = Sites::new(http::router(self.own.state.clone(), Scope::Installation));
+        let mut sites = Sites::new(http::router(self.own.state.clone(), Site::Installation));
         for (tenant, desk) in &self.tenants {
-            sites.add(&tenant.hosts, &http::router(desk.state.clone(), Scope::Team));
+            sites.add(&tenant.hosts, &http::router(desk.state.clone(), Site::Team));
         }
         sites.into_router()
     }
@@ -223,6 +226,18 @@ impl Service {
         self.own.app.close().await;
         Ok(())
     }
+}
+
+/// Refuses an address that other machines reach while the API asks for no key, or for keys that nobody has.
+async fn check_exposure(settings: &Settings, store: &Store) -> Result<()> {
+    let server = &settings.server;
+    ensure!(
+        server.address.is_loopback() || !server.api_key.is_empty() || store.has_active_key().await?,
+        "other machines can reach {} (server.address), and there is no API key in use; make one with \
+         `respondo key add NAME --scope all`, set server.api_key, or use 127.0.0.1",
+        server.address
+    );
+    Ok(())
 }
 
 async fn stop_signal() {

@@ -1,24 +1,17 @@
-//! What all operations share in the OpenAPI document: refusals as problem details, and the API key.
+//! What all operations share in the OpenAPI document: refusals as problem details. Keys are in `openapi`.
 //!
 //! Handlers state what is theirs; what happens before a handler is reached (key, path, media type, size) is added here, so
 //! that no operation forgets it. `scripts/schemathesis` holds the service to the document.
 
 use utoipa::openapi::path::{Operation, PathItem};
-use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
-use utoipa::openapi::{Components, Content, OpenApi, Ref, RefOr, Response, ResponseBuilder, Schema};
+use utoipa::openapi::{Content, OpenApi, Ref, RefOr, Response, ResponseBuilder, Schema};
 
 const PROBLEM: &str = "#/components/schemas/Problem";
 const PROBLEM_MEDIA: &str = "application/problem+json";
-const KEY: &str = "api_key";
 
-/// States for every operation of `document` what the key may answer, and how the key is sent.
-pub(super) fn add_key(document: &mut OpenApi) {
-    let key = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).description(Some("server.api_key")).build();
-    let components = document.components.get_or_insert_with(Components::new);
-    components.security_schemes.insert(KEY.to_owned(), SecurityScheme::Http(key));
+/// States for every operation that what is not as the document says is refused.
+pub(super) fn refuse_what_is_wrong(document: &mut OpenApi) {
     for operation in operations(document) {
-        operation.security = Some(vec![SecurityRequirement::new(KEY, Vec::<String>::new())]);
-        add(operation, "401", "an API key is set and did not come with the request");
         add(operation, "400", "something in the request is not as this document says");
     }
 }
@@ -78,17 +71,15 @@ mod tests {
         let item = PathItem::new(HttpMethod::Post, operation.build());
         let paths = PathsBuilder::new().path("/v1/x", item).build();
         let mut document = OpenApiBuilder::new().info(InfoBuilder::new().build()).paths(paths).build();
-        add_key(&mut document);
+        refuse_what_is_wrong(&mut document);
         complete(&mut document);
         let json = serde_json::to_value(&document).expect("a document");
         let stated = &json["paths"]["/v1/x"]["post"];
-        for status in ["400", "401", "413", "415"] {
+        for status in ["400", "413", "415"] {
             let content = &stated["responses"][status]["content"];
             assert_eq!(content["application/problem+json"]["schema"]["$ref"], PROBLEM, "{status}: {stated}");
         }
         assert_eq!(stated["responses"]["400"]["description"], "its own");
         assert!(stated["responses"]["200"]["content"].get("application/json").is_some());
-        assert_eq!(stated["security"], serde_json::json!([{ KEY: [] }]));
-        assert_eq!(json["components"]["securitySchemes"][KEY]["scheme"], "bearer");
     }
 }

@@ -9,6 +9,8 @@ mod drafts;
 mod edge;
 mod extract;
 mod health;
+pub mod limits;
+mod openapi;
 pub mod problem;
 mod queue;
 pub mod sites;
@@ -40,6 +42,7 @@ use crate::retrieve::VectorStore;
 use crate::timing::HTTP_SECONDS;
 use crate::web::{self, Web};
 use crate::worker::Worker;
+use auth::Access;
 use body::BodyLimits;
 use edge::TimeLimits;
 use problem::Problem;
@@ -56,6 +59,8 @@ pub struct AppState {
     pub metrics: PrometheusHandle,
     /// What the pages keep in memory.
     pub web: Arc<Web>,
+    /// What is kept in memory about API keys.
+    pub access: Arc<Access>,
     /// Turns true when the service shuts down: open streams end then.
     pub closing: watch::Receiver<bool>,
 }
@@ -88,18 +93,16 @@ fn span(request: &Request) -> tracing::Span {
 
 /// Whose router it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Scope {
+pub enum Site {
     /// The one who runs the installation; sees the figures of the whole process.
     Installation,
     /// A team among others.
     Team,
 }
 
-/// All routes, with the OpenAPI document made from them at `/openapi.json` and a page for it at `/docs`.
-pub fn router(state: AppState, scope: Scope) -> Router {
-    let server = &state.pipeline.settings.server;
-    let body_limits = BodyLimits { bytes: server.max_body_bytes, time: server.body_time(false) };
-    let guarded = OpenApiRouter::new()
+/// The routes that keys open.
+fn guarded(site: Site) -> OpenApiRouter<AppState> {
+    let routes = OpenApiRouter::new()
         .routes(routes!(tickets::create))
         .routes(routes!(tickets::read))
         .routes(routes!(tickets::add_message))
@@ -111,17 +114,24 @@ pub fn router(state: AppState, scope: Scope) -> Router {
         .routes(routes!(drafts::escalate))
         .routes(routes!(triage::judge))
         .routes(routes!(triage::search));
-    let guarded = match scope {
-        Scope::Installation => guarded.routes(routes!(health::metrics)),
-        Scope::Team => guarded,
-    };
-    let mut guarded = guarded.layer(middleware::from_fn_with_state(state.clone(), auth::require_key));
-    document::add_key(guarded.get_openapi_mut());
+    match site {
+        Site::Installation => routes.routes(routes!(health::metrics)),
+        Site::Team => routes,
+    }
+}
+
+/// All routes, with the OpenAPI document made from them at `/openapi.json` and a page for it at `/docs`.
+pub fn router(state: AppState, site: Site) -> Router {
+    let server = &state.pipeline.settings.server;
+    let body_limits = BodyLimits { bytes: server.max_body_bytes, time: server.body_time(false) };
+    let mut guarded = guarded(site).layer(middleware::from_fn_with_state(state.clone(), auth::require_key));
+    document::refuse_what_is_wrong(guarded.get_openapi_mut());
     let open = OpenApiRouter::new().routes(routes!(health::healthz)).routes(routes!(health::readyz));
     let (router, mut document) =
         OpenApiRouter::with_openapi(Api::openapi()).merge(guarded).merge(open).split_for_parts();
     document::complete(&mut document);
     document.info.version = env!("CARGO_PKG_VERSION").to_owned();
+    openapi::describe_keys(&mut document);
     router
         .merge(SwaggerUi::new("/docs").url("/openapi.json", document))
         .merge(web::router(&state))
@@ -140,4 +150,26 @@ pub fn router(state: AppState, scope: Scope) -> Router {
         .layer(TraceLayer::new_for_http().make_span_with(span))
         .layer(middleware::from_fn(measure))
         .with_state(state)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn every_guarded_route_names_its_scope() {
+        let document = serde_json::to_value(guarded(Site::Installation).get_openapi()).expect("JSON");
+        let paths = document["paths"].as_object().expect("paths");
+        let routes: BTreeSet<(&str, &str)> = paths
+            .iter()
+            .flat_map(|(path, item)| {
+                item.as_object().expect("item").keys().map(move |method| (method.as_str(), path.as_str()))
+            })
+            .collect();
+        let scoped: BTreeSet<(&str, &str)> = auth::SCOPES.iter().map(|(method, path, _)| (*method, *path)).collect();
+        assert_eq!(scoped.len(), auth::SCOPES.len(), "a route is named twice");
+        assert_eq!(routes, scoped);
+    }
 }

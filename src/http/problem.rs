@@ -61,12 +61,6 @@ impl Problem {
         Self::new(StatusCode::REQUEST_TIMEOUT, "too-slow", "the request was not whole in time", detail)
     }
 
-    /// More waits already than is taken; `seconds` go into Retry-After.
-    pub fn too_many(detail: impl Into<String>, seconds: u64) -> Self {
-        let problem = Self::new(StatusCode::TOO_MANY_REQUESTS, "too-many", "too much is waiting", detail);
-        Self { retry_after: Some(seconds), ..problem }
-    }
-
     pub fn not_found(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::NOT_FOUND, "not-found", "there is no such thing", detail)
     }
@@ -77,8 +71,20 @@ impl Problem {
     }
 
     pub fn unauthorized() -> Self {
-        let detail = "send the header `Authorization: Bearer KEY` with the key from server.api_key";
+        let detail = "send the header `Authorization: Bearer KEY` with a key that is in use; administrators make keys on \
+                      /desk/keys or with `respondo key add`";
         Self::new(StatusCode::UNAUTHORIZED, "unauthorized", "an API key is needed", detail)
+    }
+
+    /// The caller is known and may not.
+    pub fn forbidden(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::FORBIDDEN, "forbidden", "the API key does not open this", detail)
+    }
+
+    /// More than the caller may do in a time, or more than is taken at all; `seconds` go into Retry-After.
+    pub fn too_many(detail: impl Into<String>, seconds: u64) -> Self {
+        let problem = Self::new(StatusCode::TOO_MANY_REQUESTS, "too-many", "too many requests", detail);
+        Self { retry_after: Some(seconds), ..problem }
     }
 
     pub fn method_not_allowed(detail: impl Into<String>) -> Self {

@@ -12,26 +12,40 @@ use tokio_stream::wrappers::BroadcastStream;
 use uuid::Uuid;
 
 use super::AppState;
+use super::auth::Caller;
 use super::extract::Path;
 use super::problem::Problem;
 use crate::events::{Event, EventId};
 use crate::store::{Store, StoreError};
 use crate::ticket::TicketState;
+use crate::web::chat::stream::Told;
 
 /// Follows a ticket: `received`, `evidence`, `triage`, `extractive`, `token`, `draft`, `decision`, `message`, `review`.
-/// After a lost connection send the last id as `Last-Event-ID` (browsers do) and nothing is missed.
+/// After a lost connection send the last id as `Last-Event-ID` (browsers do) and nothing is missed. A key of one customer
+/// follows what that customer may: `message`, `links`, `understood`, `token`, `cut`, `decided`, `taken`, `given_back`,
+/// `feedback`, `merged`. The stream ends when its key is over.
 #[utoipa::path(get, path = "/v1/tickets/{id}/events", tag = "tickets",
     params(("id" = Uuid, Path), ("Last-Event-ID" = Option<String>, Header, pattern = r"^[0-9]{1,18}(\.[0-9]{1,9})?$")),
     responses((status = 200, content_type = "text/event-stream", description = "events"),
         (status = 400, body = Problem), (status = 404, body = Problem)))]
 pub async fn follow(
     State(state): State<AppState>,
+    caller: Caller,
     Path(id): Path<Uuid>,
     headers: HeaderMap,
 ) -> Result<Sse<impl Stream<Item = Result<SseEvent, Infallible>>>, Problem> {
-    state.pipeline.store.ticket(id).await?;
+    let ticket = state.pipeline.store.ticket(id).await?;
+    caller.check_ticket(&ticket)?;
     let after = last_event_id(&headers, 0)?;
-    let events = ticket_events(&state, id, after).await?.map(|event| Ok(as_sse(event)));
+    let told = caller.customer().map(|_| Told::of(&state, &ticket));
+    let events = ticket_events(&state, id, after).await?.take_until(caller.until_over(&state.pipeline.store));
+    let events = events.filter_map(move |event| {
+        let event = match told {
+            Some(told) => told.event(event),
+            None => Some(as_sse(event)),
+        };
+        std::future::ready(event.map(Ok))
+    });
     Ok(Sse::new(events).keep_alive(KeepAlive::new().interval(Duration::from_secs(15))))
 }
 

@@ -8,11 +8,12 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::AppState;
+use super::auth::Caller;
 use super::extract::{Json, Path};
 use super::problem::Problem;
 use crate::intake::{self, without_nul};
-use crate::store::{Accepted, AttachmentRow, Idempotency, NewTicket, TicketView, sha256_hex};
-use crate::ticket::{Author, Language, Message, TicketState};
+use crate::store::{Accepted, AttachmentRow, Idempotency, NewTicket, Store, StoreError, TicketView, sha256_hex};
+use crate::ticket::{Author, Language, Message, Ticket, TicketState};
 use crate::timing::{timed, timed_now};
 use crate::worker::Worker;
 
@@ -93,9 +94,13 @@ pub struct AcceptedBody {
         (status = 429, body = Problem, description = "too much is waiting; see Retry-After")))]
 pub async fn create(
     State(state): State<AppState>,
+    caller: Caller,
     headers: HeaderMap,
-    Json(body): Json<NewTicketBody>,
+    Json(mut body): Json<NewTicketBody>,
 ) -> Result<Response, Problem> {
+    if let Some(own) = caller.customer() {
+        act_for_customer(&state, own, &mut body)?;
+    }
     body.check()?;
     admit(&state, None)?;
     check_size(&state, &body.body)?;
@@ -126,11 +131,15 @@ pub async fn create(
         (status = 429, body = Problem, description = "too much is waiting; see Retry-After")))]
 pub async fn add_message(
     State(state): State<AppState>,
+    caller: Caller,
     Path(id): Path<Uuid>,
     headers: HeaderMap,
     Json(body): Json<NewMessageBody>,
 ) -> Result<Response, Problem> {
     admit(&state, Some(id))?;
+    if caller.customer().is_some() {
+        caller.check_ticket(&state.pipeline.store.ticket(id).await?)?;
+    }
     check_size(&state, &body.body)?;
     intake::prepare("", &body.body, None, None, Vec::new())?;
     let idempotency = idempotency(&headers, &body)?;
@@ -138,11 +147,49 @@ pub async fn add_message(
     started(&state, accepted).await
 }
 
-/// Everything about a ticket.
+/// Everything about a ticket. A key of one customer sees what that customer may: the messages that were sent.
 #[utoipa::path(get, path = "/v1/tickets/{id}", tag = "tickets", params(("id" = Uuid, Path)),
     responses((status = 200, body = TicketView), (status = 404, body = Problem)))]
-pub async fn read(State(state): State<AppState>, Path(id): Path<Uuid>) -> Result<axum::Json<TicketView>, Problem> {
-    Ok(axum::Json(state.pipeline.store.ticket_view(id).await?))
+pub async fn read(
+    State(state): State<AppState>,
+    caller: Caller,
+    Path(id): Path<Uuid>,
+) -> Result<axum::Json<TicketView>, Problem> {
+    let view = state.pipeline.store.ticket_view(id).await?;
+    caller.check_ticket(&view.ticket)?;
+    Ok(axum::Json(match caller.customer() {
+        Some(_) => without_the_teams(&state.pipeline.store, view).await?,
+        None => view,
+    }))
+}
+
+/// Makes a request one of the customer whose key it came with.
+fn act_for_customer(state: &AppState, own: &str, body: &mut NewTicketBody) -> Result<(), Problem> {
+    if body.customer.as_deref().is_some_and(|named| named != own) {
+        return Err(Problem::forbidden("this key opens tickets of its own customer only; leave `customer` out"));
+    }
+    // A queue decides how far replies may go.
+    if body.queue.as_deref().is_some_and(|queue| state.pipeline.settings.chat_queue(queue).is_none()) {
+        return Err(Problem::forbidden("a key of one customer may not choose this `queue`; leave it out"));
+    }
+    body.customer = Some(own.to_owned());
+    Ok(())
+}
+
+/// What a customer may see of a ticket: no judgement, draft, decision or note, and no reply that can still be taken back.
+async fn without_the_teams(store: &Store, view: TicketView) -> Result<TicketView, StoreError> {
+    let held = store.held_replies(view.ticket.id).await?;
+    let is_said = |message: &Message| message.author != Author::Note && !held.iter().any(|(id, _)| *id == message.id);
+    Ok(TicketView {
+        ticket: Ticket { urgency: None, difficulty: None, ..view.ticket },
+        messages: view.messages.into_iter().filter(is_said).collect(),
+        triage: None,
+        evidence: Vec::new(),
+        timings: None,
+        drafts: Vec::new(),
+        decisions: Vec::new(),
+        outcomes: Vec::new(),
+    })
 }
 
 /// Hands an accepted message to the worker and answers.

@@ -7,7 +7,7 @@
 //! One file per concern, all of them `impl Store`: [`tickets`] (requests and messages), [`attachments`] (their files),
 //! [`drafts`] (work on a ticket and its review), [`outbox`] (replies on their way), [`events`] (what a waiting client is
 //! shown), [`queue`] (what waits for the team, figures), [`desk`], [`handling`] and [`merging`] (the same for the desk's
-//! page, and what agents do there), [`agents`] (who they are), [`history`] (what became of it all), [`audit`] (who did
+//! page, and what agents do there), [`agents`] (who they are), [`keys`] (programs that use the API), [`history`] (what became of it all), [`audit`] (who did
 //! what, as a chain of hashes), [`memory`] (what the desk knows), [`embeddings`] (a cache) and [`backup`] (all of it in one
 //! file). `database` is what the two databases do differently; [`work`] and [`notices`] are for
 //! processes that share one.
@@ -24,6 +24,7 @@ mod error;
 pub mod events;
 pub mod handling;
 pub mod history;
+pub mod keys;
 pub mod memory;
 pub mod merging;
 mod moving;
@@ -60,6 +61,7 @@ pub use error::StoreError;
 pub use events::EventRow;
 pub use handling::{Correction, Feedback, Handling, Person, Written, more_urgent};
 pub use history::{ResolvedDraft, TicketCourse};
+pub use keys::{ApiKey, IssuedKey, KeyProblem, KeyScope, KeyState, NewKey, has_key_form};
 pub use memory::{MemoryStats, PendingItem, PutResult, content_hash};
 pub use notices::{LONGEST_NOTICE, Notices};
 pub use numbers::{DayFigures, QueueFigures, Unanswered};

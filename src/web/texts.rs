@@ -4,7 +4,7 @@ use jiff::civil::Weekday;
 
 use super::format::size;
 use crate::intake::files::{FileError, LARGEST_FILE, MOST_FILES, MOST_FILES_IN_ALL};
-use crate::store::Role;
+use crate::store::{KeyProblem, Role};
 use crate::ticket::{Action, Difficulty, DraftKind, NextStep, Rule, TicketState, Urgency};
 
 macro_rules! texts {
@@ -32,6 +32,7 @@ texts! {
     nav_queue: "Queue", "Cola";
     nav_numbers: "Numbers", "Cifras";
     nav_people: "People", "Personas";
+    nav_api_keys: "API keys", "Claves de API";
     close: "Close", "Cerrar";
     send: "Send", "Enviar";
 
@@ -60,6 +61,46 @@ texts! {
     role_agent: "Agent", "Agente";
     role_lead: "Lead", "Coordinación";
     role_admin: "Administrator", "Administración";
+
+    api_keys_hint: "For programs that use the API. From the first key on, the API asks everybody for one, also when that key is over.", "Para programas que usan la API. Desde la primera clave, la API pide una a todos, también cuando esa clave ya no vale.";
+    api_key_made: "This key is shown only now; keep it where only its program reads it. Key for", "Esta clave solo se muestra ahora; guárdala donde solo la lea su programa. Clave para";
+    api_key_name: "What it is for", "Para qué es";
+    api_key_scopes: "What it opens", "Qué abre";
+    api_key_customer: "Only for this customer (if any; then `tickets` alone)", "Solo para este cliente (si lo hay; entonces solo `tickets`)";
+    api_key_limit: "Requests a minute", "Peticiones por minuto";
+    api_key_limit_hint: "Requests a minute (0: no limit; empty: the usual one)", "Peticiones por minuto (0: sin límite; vacío: el habitual)";
+    api_key_since: "Made", "Creada";
+    api_key_used: "Last used", "Último uso";
+    api_key_never: "never", "nunca";
+    api_key_state: "State", "Estado";
+    api_key_active: "in use", "en uso";
+    api_key_ends: "until {time}", "hasta {time}";
+    api_key_expired: "expired", "caducada";
+    api_key_revoked: "revoked", "revocada";
+    api_key_add: "Make a key", "Crear una clave";
+    api_key_rotate: "Replace", "Sustituir";
+    api_key_revoke: "Revoke", "Revocar";
+    api_key_overlap: "Both keys work", "Valen las dos claves";
+    api_key_overlap_day: "old one: 24 h more", "la antigua: 24 h más";
+    api_key_overlap_week: "old one: 7 days more", "la antigua: 7 días más";
+    api_key_overlap_none: "old one: ends now", "la antigua: termina ya";
+    api_key_expires: "Ends", "Termina";
+    api_key_no_end: "never", "nunca";
+    api_key_days_30: "in 30 days", "en 30 días";
+    api_key_days_90: "in 90 days", "en 90 días";
+    api_key_days_365: "in a year", "en un año";
+    api_scope_tickets: "open tickets, add messages, read and follow them", "abrir casos, añadir mensajes, leerlos y seguirlos";
+    api_scope_desk: "the queue and what is done with drafts", "la cola y lo que se hace con los borradores";
+    api_scope_search: "judge and search without a ticket", "valorar y buscar sin un caso";
+    api_scope_metrics: "the service's figures", "las cifras del servicio";
+    api_scope_all: "everything", "todo";
+    api_key_bad_name: "Say in at most 80 characters what the key is for.", "Indica en 80 caracteres como máximo para qué es la clave.";
+    api_key_no_scope: "Choose what the key opens.", "Elige qué abre la clave.";
+    api_key_bad_customer: "A customer has at most 200 characters.", "Un cliente tiene 200 caracteres como máximo.";
+    api_key_customer_scopes: "A key of one customer opens `tickets` alone.", "La clave de un cliente solo abre `tickets`.";
+    api_key_bad_end: "The key would be over before it was used.", "La clave terminaría antes de usarse.";
+    api_key_bad_number: "Type a whole number, or leave the field empty.", "Escribe un número entero o deja el campo vacío.";
+    api_key_conflict: "There is a key of this name in use, or this key is over or was replaced already. Look at the list.", "Hay una clave en uso con ese nombre, o esta clave ya no vale o ya se sustituyó. Mira la lista.";
 
     error_stale_form: "This form is from another session. Go back, load the page again and repeat.", "Este formulario es de otra sesión. Vuelve, recarga la página y repite.";
     error_role: "Your account may not see this page.", "Tu cuenta no puede ver esta página.";
@@ -414,6 +455,16 @@ impl Texts {
             Role::Agent => self.role_agent,
             Role::Lead => self.role_lead,
             Role::Admin => self.role_admin,
+        }
+    }
+
+    pub fn key_problem(&self, problem: KeyProblem) -> &'static str {
+        match problem {
+            KeyProblem::Name => self.api_key_bad_name,
+            KeyProblem::NoScope => self.api_key_no_scope,
+            KeyProblem::Customer => self.api_key_bad_customer,
+            KeyProblem::CustomerScopes => self.api_key_customer_scopes,
+            KeyProblem::Expiry => self.api_key_bad_end,
         }
     }
 

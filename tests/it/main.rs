@@ -19,6 +19,7 @@ mod eval;
 mod fuzz;
 mod http;
 mod injection;
+mod keys;
 mod limits;
 mod logs;
 mod model_server;

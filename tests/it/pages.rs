@@ -96,6 +96,9 @@ fn no_form_works_without_its_token_or_from_another_site_or_without_the_role() {
         "/desk/views".to_owned(),
         "/desk/people".to_owned(),
         format!("/desk/people/{ticket}/active"),
+        "/desk/keys".to_owned(),
+        format!("/desk/keys/{ticket}/rotate"),
+        format!("/desk/keys/{ticket}/revoke"),
         "/desk/sign-out".to_owned(),
     ];
     let fields = [
@@ -126,7 +129,7 @@ fn no_form_works_without_its_token_or_from_another_site_or_without_the_role() {
         let body = format!("csrf={}", ben.csrf);
         assert_eq!(client.send("POST", path, &headers, Some(body.as_bytes())).status, 403, "{path} from another site");
     }
-    for path in ["/desk/people", "/desk/numbers"] {
+    for path in ["/desk/people", "/desk/keys", "/desk/numbers"] {
         assert_eq!(ben.get(path).status, 403, "{path}");
         assert_eq!(desk.get(path).status, 200, "{path}");
     }

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::store::content_hash;
+use crate::store::{KeyScope, NewKey, content_hash, sha256_hex};
 use crate::ticket::Author;
 
 const LEASE: Duration = Duration::from_secs(60);
@@ -114,6 +114,11 @@ async fn a_store_is_moved_with_everything_in_it() {
     let hashes = items.each_ref().map(|item| content_hash(item).unwrap());
     from.store.put_items(&items, &hashes).await.unwrap();
     from.store.secret("links", "00ff").await.unwrap();
+    let (name, scopes) = ("crm".to_owned(), vec![KeyScope::All]);
+    let new = NewKey { name, scopes, customer: None, requests_per_minute: Some(0), expires_at: None };
+    let key = from.store.add_key(new, "Ana").await.unwrap();
+    // The one that was replaced points at one that comes later.
+    from.store.rotate_key("crm", LEASE, "Ana").await.unwrap();
 
     // Into a file, from there into the database that this run is about, and everything is as it was.
     let file = TestStore::in_file().await;
@@ -131,6 +136,8 @@ async fn a_store_is_moved_with_everything_in_it() {
     };
     assert_eq!(known(back.content().await), known(from.content().await));
     assert_eq!(back.store.verify_audit(None).await.unwrap().broken, None);
+    let moved = back.store.key_by_sha256(&sha256_hex(&key.key)).await.unwrap();
+    assert!(moved.is_some_and(|key| key.replaced_by.is_some()));
     assert_eq!(back.count("ticket_words").await, from.count("ticket_words").await);
     back.accept("work goes on").await;
     let other = [item("c", "New")];

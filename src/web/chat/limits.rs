@@ -1,18 +1,15 @@
 //! How much of the chat one client may use: the chat is open to everybody, and the disk and the machine are shared.
 
-use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
 use crate::http::client::Client;
+use crate::http::limits::{Buckets, Rate, whole_seconds};
 use crate::settings::Chat;
 use crate::web::texts::Texts;
 
-const MINUTE: Duration = Duration::from_secs(60);
-const HOUR: Duration = Duration::from_secs(3_600);
 const MEGABYTE: u64 = 1 << 20;
 /// Clients remembered at most; when there are more, those are forgotten that have used least.
 const MOST_CLIENTS: usize = 20_000;
@@ -28,26 +25,6 @@ pub enum Budget {
 
 const BUDGETS: usize = 3;
 
-/// A bucket's size, and the time in which an empty one fills.
-#[derive(Clone, Copy, Debug)]
-struct Rate {
-    /// 0: no limit.
-    amount: u64,
-    period: Duration,
-}
-
-impl Rate {
-    /// The time in which the bucket wins back `cost`. What is more than it holds takes all of it.
-    fn time_for(self, cost: u64) -> Duration {
-        if self.amount == 0 {
-            return Duration::ZERO;
-        }
-        // Rounded down, so that the whole amount is never more than the period.
-        let nanos = self.period.as_nanos() * u128::from(cost.min(self.amount)) / u128::from(self.amount);
-        Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
-    }
-}
-
 /// More than a client may use at present.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Exceeded {
@@ -56,23 +33,21 @@ pub struct Exceeded {
     pub wait: Duration,
 }
 
-/// Token buckets per client, in memory: a restart forgets them.
+/// A bucket per client and budget.
 pub struct Limits {
     rates: [Rate; BUDGETS],
-    /// A bucket is kept as the time at which it is full again.
-    full_at: Mutex<HashMap<Client, [Instant; BUDGETS]>>,
-    most_clients: usize,
+    buckets: Buckets<Client, BUDGETS>,
 }
 
 impl Limits {
     /// Full buckets of the sizes in the settings.
     pub fn new(settings: &Chat) -> Self {
         let rates = [
-            Rate { amount: settings.messages_per_minute.into(), period: MINUTE },
-            Rate { amount: settings.conversations_per_hour.into(), period: HOUR },
-            Rate { amount: u64::from(settings.files_megabytes_per_hour) * MEGABYTE, period: HOUR },
+            Rate::per_minute(settings.messages_per_minute.into()),
+            Rate::per_hour(settings.conversations_per_hour.into()),
+            Rate::per_hour(u64::from(settings.files_megabytes_per_hour) * MEGABYTE),
         ];
-        Self { rates, full_at: Mutex::default(), most_clients: MOST_CLIENTS }
+        Self { rates, buckets: Buckets::new(MOST_CLIENTS) }
     }
 
     /// Takes all costs out of the client's buckets, or none.
@@ -84,43 +59,9 @@ impl Limits {
     }
 
     fn spend_at(&self, now: Instant, client: Client, costs: &[(Budget, u64)]) -> Result<(), Exceeded> {
-        let mut all = self.full_at.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut full_at = all.get(&client).copied().unwrap_or([now; BUDGETS]);
-        for (budget, cost) in costs {
-            let rate = self.rates[*budget as usize];
-            let time = rate.time_for(*cost);
-            if time.is_zero() {
-                continue;
-            }
-            let bucket = &mut full_at[*budget as usize];
-            *bucket = now.max(*bucket) + time;
-            let wait = bucket.saturating_duration_since(now + rate.period);
-            if !wait.is_zero() {
-                return Err(Exceeded { budget: *budget, wait });
-            }
-        }
-        if full_at.iter().all(|at| *at <= now) {
-            return Ok(());
-        }
-        if all.len() >= self.most_clients && !all.contains_key(&client) {
-            self.forget(&mut all, now);
-        }
-        all.insert(client, full_at);
-        Ok(())
-    }
-
-    /// Makes room: full buckets need not be kept, and where that is not enough, the fuller half goes too.
-    fn forget(&self, all: &mut HashMap<Client, [Instant; BUDGETS]>, now: Instant) {
-        let last = |full_at: &[Instant; BUDGETS]| full_at.iter().max().copied().unwrap_or(now);
-        all.retain(|_, full_at| last(full_at) > now);
-        if all.len() < self.most_clients {
-            return;
-        }
-        let mut times: Vec<Instant> = all.values().map(last).collect();
-        let middle = times.len() / 2;
-        let (_, median, _) = times.select_nth_unstable(middle);
-        let median = *median;
-        all.retain(|_, full_at| last(full_at) > median);
+        let priced: Vec<_> = costs.iter().map(|(b, cost)| (*b as usize, self.rates[*b as usize], *cost)).collect();
+        let spent = self.buckets.spend_at(now, client, &priced);
+        spent.map_err(|exceeded| Exceeded { budget: costs[exceeded.cost].0, wait: exceeded.wait })
     }
 }
 
@@ -154,8 +95,7 @@ impl Refusal {
 
     /// `text` with the time to wait in place of `{time}`.
     fn wait(text: &str, wait: Duration, t: &Texts) -> Self {
-        let seconds = wait.as_nanos().div_ceil(1_000_000_000);
-        let seconds = u64::try_from(seconds).unwrap_or(u64::MAX);
+        let seconds = whole_seconds(wait);
         let time = match seconds {
             ..60 => format!("{seconds} s"),
             _ => format!("{} {}", seconds.div_ceil(60), t.span_minutes),
@@ -198,6 +138,8 @@ mod tests {
         IpAddr::V4(Ipv4Addr::from(number)).into()
     }
 
+    const MINUTE: Duration = Duration::from_secs(60);
+    const HOUR: Duration = Duration::from_secs(3_600);
     const MESSAGE: &[(Budget, u64)] = &[(Budget::Messages, 1)];
 
     #[test]
@@ -249,19 +191,19 @@ mod tests {
         for _ in 0..1_000 {
             assert_eq!(limits.spend_at(now, client(1), &costs), Ok(()));
         }
-        assert!(limits.full_at.lock().is_ok_and(|all| all.is_empty()));
+        assert_eq!(limits.buckets.kept(), 0);
     }
 
     #[test]
     fn those_who_used_least_are_forgotten_first() {
         let now = Instant::now();
-        let limits = Limits { most_clients: 8, ..limits(2, 0, 0) };
+        let limits = Limits { buckets: Buckets::new(8), ..limits(2, 0, 0) };
         for _ in 0..2 {
             assert_eq!(limits.spend_at(now, client(0), MESSAGE), Ok(()));
         }
         for number in 1..1_000 {
             assert_eq!(limits.spend_at(now, client(number), MESSAGE), Ok(()));
-            assert!(limits.full_at.lock().is_ok_and(|all| all.len() <= 8));
+            assert!(limits.buckets.kept() <= 8);
         }
         assert!(limits.spend_at(now, client(0), MESSAGE).is_err(), "who used most is still known");
     }

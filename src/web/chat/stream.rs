@@ -13,6 +13,7 @@ use super::conversation::ticket_of;
 use crate::decide::Mode;
 use crate::events::{Event, EventId};
 use crate::http::{AppState, StreamQuery, last_event_id, ticket_events};
+use crate::ticket::Ticket;
 use crate::web::format::size;
 use crate::web::language::texts_for;
 use crate::web::page::PageError;
@@ -33,9 +34,7 @@ pub async fn follow(
     let id = ticket_of(&state, &token, texts_for(&headers))?;
     let ticket = state.pipeline.store.ticket(id).await?;
     let after = last_event_id(&headers, query.after).map_err(|problem| PageError::unprocessable(problem.detail))?;
-    let settings = &state.pipeline.settings;
-    let told =
-        Told { streams: settings.policy.of(ticket.queue.as_deref()).mode == Mode::Send, links: settings.chat.links };
+    let told = Told::of(&state, &ticket);
     let events = ticket_events(&state, id, after).await?;
     let events = events.filter_map(move |event| std::future::ready(told.event(event).map(Ok)));
     Ok(Sse::new(events).keep_alive(KeepAlive::new().interval(Duration::from_secs(15))))
@@ -43,7 +42,7 @@ pub async fn follow(
 
 /// What a customer may be told.
 #[derive(Clone, Copy)]
-struct Told {
+pub struct Told {
     /// Replies are shown while they are written.
     streams: bool,
     /// Public addresses of articles are shown.
@@ -51,7 +50,15 @@ struct Told {
 }
 
 impl Told {
-    fn event(self, event: Event) -> Option<SseEvent> {
+    /// What the settings and the policy of the ticket's queue say.
+    pub fn of(state: &AppState, ticket: &Ticket) -> Self {
+        let settings = &state.pipeline.settings;
+        let mode = settings.policy.of(ticket.queue.as_deref()).mode;
+        Self { streams: mode == Mode::Send, links: settings.chat.links }
+    }
+
+    /// An event as the customer gets it; None where it is the team's alone.
+    pub fn event(self, event: Event) -> Option<SseEvent> {
         let Event { id, kind, data } = event;
         let (kind, data) = self.content(kind, &data)?;
         Some(as_sse(id, kind, &data))

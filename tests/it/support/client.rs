@@ -148,6 +148,9 @@ impl Client {
     pub fn events(&self, id: &str, after: Option<&str>) -> impl Iterator<Item = Event> + use<> {
         let uri = format!("http://{}/v1/tickets/{id}/events", self.address);
         let mut request = Request::builder().uri(uri);
+        if let Some(key) = &self.key {
+            request = request.header("authorization", format!("Bearer {key}"));
+        }
         if let Some(after) = after {
             request = request.header("last-event-id", after);
         }
