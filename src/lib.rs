@@ -20,6 +20,7 @@ pub mod learn;
 pub mod leases;
 pub mod models;
 pub mod pipeline;
+pub mod replay;
 pub mod retrieve;
 pub mod review;
 pub mod settings;

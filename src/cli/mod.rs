@@ -10,6 +10,7 @@ mod ingest;
 mod load;
 mod migrate_store;
 mod render;
+mod replay;
 mod serve;
 mod stats;
 
@@ -67,7 +68,7 @@ enum Command {
     /// Move what is stored to another database.
     #[command(subcommand)]
     Migrate(MigrateCommand),
-    /// Check the audit trail.
+    /// Check the audit trail, or decide anew what was decided.
     #[command(subcommand)]
     Audit(audit::AuditCommand),
     /// Download, list and check models.

@@ -53,7 +53,8 @@ pub use backup::{BackupContent, BackupReport, RestoreReport, restore};
 use database::{Access, Dialect, Server};
 pub use desk::{DeskCounts, DeskFilter, DeskRow, Scope};
 pub use drafts::{
-    DecisionRecord, DraftRecord, DraftStatus, Finished, FinishedWork, OutcomeRecord, ReviewAction, ReviewResult,
+    DecisionRecord, DraftRecord, DraftStatus, Finished, FinishedWork, OutcomeRecord, RecordedDecision, ReviewAction,
+    ReviewResult,
 };
 pub use embeddings::NewEmbedding;
 pub use error::StoreError;
