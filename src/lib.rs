@@ -19,6 +19,7 @@ pub mod kernels;
 pub mod learn;
 pub mod leases;
 pub mod models;
+pub mod personal;
 pub mod pipeline;
 pub mod replay;
 pub mod retrieve;

@@ -226,6 +226,7 @@ impl Worker {
             }
             match self.work_alone(ticket, stop).await {
                 Ok(()) => return self.outbox_changed(),
+                Err(StoreError::NotFound(gone)) => return tracing::info!(%ticket, gone, "the ticket was erased"),
                 Err(error) if attempt == TRIES => {
                     tracing::error!(%ticket, %error, "ticket stays received; it is taken up again later");
                 }
@@ -330,9 +331,16 @@ impl Worker {
                 let message = serde_json::json!({
                     "message_id": row.message_id, "author": row.author, "agent": row.agent, "body": row.body,
                 });
-                match pipeline.events.keep(row.ticket_id, "message", &message).await {
-                    Ok(()) => pipeline.store.mark_sent(row.id).await?,
-                    Err(error) => pipeline.store.release(row.id, &error.to_string()).await?,
+                let delivered = match pipeline.events.keep(row.ticket_id, "message", &message).await {
+                    Ok(()) => pipeline.store.mark_sent(row.id).await,
+                    Err(StoreError::NotFound(gone)) => Err(StoreError::NotFound(gone)),
+                    Err(error) => pipeline.store.release(row.id, &error.to_string()).await,
+                };
+                match delivered {
+                    Ok(()) => {}
+                    // The ticket was erased after its row was claimed.
+                    Err(StoreError::NotFound(_)) => continue,
+                    Err(error) => return Err(error),
                 }
                 metrics::counter!("respondo_sent_total", "channel" => row.channel).increment(1);
             }

@@ -4,6 +4,7 @@ mod ask;
 mod audit;
 mod backup;
 mod bench;
+mod customer;
 mod demo;
 mod doctor;
 mod ingest;
@@ -11,6 +12,7 @@ mod load;
 mod migrate_store;
 mod render;
 mod replay;
+mod retention;
 mod serve;
 mod stats;
 
@@ -68,6 +70,15 @@ enum Command {
     /// Move what is stored to another database.
     #[command(subcommand)]
     Migrate(MigrateCommand),
+    /// Read out or erase all that is held about one customer.
+    #[command(subcommand)]
+    Customer(customer::CustomerCommand),
+    /// Remove what has been kept for long enough, as the settings say; the service does so hourly.
+    Retention {
+        /// Only say what would go.
+        #[arg(long)]
+        dry_run: bool,
+    },
     /// Check the audit trail, or decide anew what was decided.
     #[command(subcommand)]
     Audit(audit::AuditCommand),
@@ -141,6 +152,8 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Forget { id } => runtime()?.block_on(ingest::forget(settings, &id)),
         Command::Reindex => runtime()?.block_on(ingest::reindex(settings)),
         Command::Audit(command) => runtime()?.block_on(audit::run(settings, command)),
+        Command::Customer(command) => runtime()?.block_on(customer::run(settings, command)),
+        Command::Retention { dry_run } => runtime()?.block_on(retention::run(settings, dry_run)),
         Command::Migrate(MigrateCommand::Store { to }) => runtime()?.block_on(migrate_store::run(settings, &to)),
         Command::Stats { json } => runtime()?.block_on(stats::run(settings, json)),
         Command::Backup { target } => runtime()?.block_on(backup::run(settings, &target)),

@@ -14,6 +14,7 @@ use tokio::sync::watch;
 
 use crate::app::{App, Need};
 use crate::http::{self, AppState};
+use crate::personal::retention;
 use crate::pipeline::Pipeline;
 use crate::settings::Settings;
 use crate::web::Web;
@@ -73,6 +74,8 @@ impl Service {
         }
         worker.spawn_outbox();
         worker.spawn_care();
+        let kept = app.settings.retention.clone();
+        retention::spawn(app.store.clone(), kept, app.pipeline.events.clone(), closed.clone());
         let indexer = app.indexer.clone();
         tokio::spawn(async move {
             match indexer.catch_up(|_| {}).await {

@@ -9,13 +9,15 @@
 //! shown), [`queue`] (what waits for the team, figures), [`desk`], [`handling`] and [`merging`] (the same for the desk's
 //! page, and what agents do there), [`agents`] (who they are), [`history`] (what became of it all), [`audit`] (who did
 //! what, as a chain of hashes), [`memory`] (what the desk knows), [`embeddings`] (a cache) and [`backup`] (all of it in one
-//! file). `database` is what the two databases do differently; [`work`] and [`notices`] are for
+//! file). [`personal`] is all that is held about one customer, [`retention`] what is old enough to go, [`removal`] how it
+//! goes. `database` is what the two databases do differently; [`work`] and [`notices`] are for
 //! processes that share one.
 
 pub mod agents;
 pub mod attachments;
 pub mod audit;
 pub mod backup;
+pub mod blanking;
 mod database;
 pub mod desk;
 pub mod drafts;
@@ -30,7 +32,10 @@ mod moving;
 pub mod notices;
 pub mod numbers;
 pub mod outbox;
+pub mod personal;
 pub mod queue;
+pub mod removal;
+pub mod retention;
 mod rows;
 mod statement;
 #[cfg(test)]
@@ -65,7 +70,10 @@ pub use memory::{MemoryStats, PendingItem, PutResult, content_hash};
 pub use notices::{LONGEST_NOTICE, Notices};
 pub use numbers::{DayFigures, QueueFigures, Unanswered};
 pub use outbox::OutboxRow;
+pub use personal::{Erasure, ErasureReport, Held};
 pub use queue::{QueueFilter, QueueRow, StoreStats};
+pub use removal::{Removed, Rewrite};
+pub use retention::{Expiring, Queues};
 pub use tickets::{Accepted, AuditRow, Idempotency, NewTicket, TicketView};
 
 /// SHA-256, lower-case hexadecimal.

@@ -132,6 +132,9 @@ pub fn router(state: &AppState) -> Router<AppState> {
         .route("/desk/numbers", get(desk::numbers::page))
         .route("/desk/people", get(desk::people::page).post(desk::people::add))
         .route("/desk/people/{id}/active", post(desk::people::set_active))
+        .route("/desk/customers", get(desk::customers::page))
+        .route("/desk/customers/export", get(desk::customers::export))
+        .route("/desk/customers/erase", post(desk::customers::erase))
         .route("/desk/tickets/{id}", get(desk::ticket::page))
         .route("/desk/tickets/{id}/panel", get(desk::ticket::panel))
         .route("/desk/tickets/{id}/events", get(desk::live::ticket))
@@ -151,7 +154,7 @@ pub fn router(state: &AppState) -> Router<AppState> {
         .route("/desk/", get(|| async { Redirect::permanent("/desk") }))
         .layer(middleware::from_fn(same_origin))
         .layer(middleware::from_fn(desk_headers));
-    let chat = chat::router().layer(middleware::from_fn_with_state(state.clone(), chat::headers));
+    let chat = chat::router(state).layer(middleware::from_fn_with_state(state.clone(), chat::headers));
     Router::new()
         .merge(desk)
         .merge(chat)

@@ -16,6 +16,7 @@ mod eval;
 mod http;
 mod limits;
 mod pages;
+mod personal;
 mod quality;
 mod support;
 mod writing;

@@ -9,6 +9,8 @@ mod faults;
 mod history;
 mod memory;
 mod merging;
+mod personal;
+mod retention;
 mod review;
 mod sharing;
 mod tickets;
