@@ -13,7 +13,8 @@ use crate::support::{Client, Desk, Service, encode, memory, run, stats, ticket_o
 const CANARY: &str = "xyzzyqplugh";
 /// A request that the memory answers.
 const REQUEST: &str = "Hi, made a DJ account for a friend, butt says invalid password and the log says SRC-03. He uses port \
-    8000 and mount /live like me. The station is called xyzzyqplugh.";
+    8000 and mount /live like me, station xyzzyqplugh. Write to jonas.weber@mail.example or call +34 612 345 678.\n\
+    Kind regards,\nJonas Weber";
 const BOUNDARY: &str = "----a-boundary-of-the-test";
 
 fn text(path: &Path) -> &str {

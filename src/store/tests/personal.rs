@@ -144,6 +144,9 @@ async fn an_erased_customer_leaves_no_byte() {
     let late = test.store.append_event(id, "draft", &json!({ "text": CANARY })).await;
     assert!(matches!(late, Err(StoreError::NotFound(_))), "{late:?}");
 
+    let late = test.store.save_draft(id, &draft(DraftKind::Extractive)).await;
+    assert!(matches!(late, Err(StoreError::NotFound(_))), "{late:?}");
+
     // The other one's ticket is whole but for the quotes.
     let view = test.store.ticket_view(other).await.unwrap();
     assert_eq!((view.messages.len(), view.drafts.len()), (1, 1));
