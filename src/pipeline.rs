@@ -30,7 +30,7 @@ use crate::settings::Settings;
 use crate::store::{FinishedWork, Store, StoreError};
 use crate::ticket::{
     Action, Author, Decision, Draft, Evidence, ExpectedTime, Finding, Language, MemoryItem, Message, Request,
-    Retrieved, TicketState, Timings, Triage, Urgency,
+    Retrieved, Ticket, TicketState, Timings, Triage, Urgency,
 };
 use crate::timing::{timed, timed_now};
 use crate::triage::TriageModel;
@@ -285,13 +285,7 @@ impl Pipeline {
             messages.iter().rev().take_while(|m| m.author != Author::Customer).any(|m| m.author == Author::Respondo);
         let own: Vec<&Message> = messages.iter().filter(|m| m.author == Author::Customer).collect();
         let Some(last) = own.last() else { return Ok(None) };
-        let exclude = vec![learn::approved::memory_id(ticket_id)];
-        let body = own.iter().map(|m| m.body.as_str()).collect::<Vec<_>>().join("\n\n");
-        let (product, queue) = (ticket.product, ticket.queue);
-        let request = intake::prepare(&ticket.subject, &body, product.clone(), queue.clone(), exclude.clone());
-        // Only what passed intake was accepted; messages that fail together are worked on by the last one alone.
-        let request = request.or_else(|_| intake::prepare(&ticket.subject, &last.body, product, queue, exclude));
-        let request = request.map_err(|error| StoreError::Invalid(error.to_string()))?;
+        let request = request_of(&ticket, &own).map_err(|error| StoreError::Invalid(error.to_string()))?;
         Ok(Some(Read { request, last_message: last.id, is_acknowledged }))
     }
 
@@ -394,7 +388,10 @@ impl Pipeline {
             difficulty: Some(answer.triage.difficulty.label),
             outgoing: answer.outgoing.clone(),
         };
-        self.store.finish(ticket, work).await?;
+        let queue = self.store.ticket(ticket).await?.queue;
+        let basis = self.basis(queue.as_deref(), read.last_message, &answer).await;
+        let basis = basis.map_err(|error| StoreError::Other(error.to_string()))?;
+        self.store.finish_on(ticket, work, Some(&basis)).await?;
         if let Some(draft) = &answer.draft {
             self.events.keep(ticket, "draft", draft).await?;
         }
@@ -402,6 +399,20 @@ impl Pipeline {
         count(&answer);
         Ok(())
     }
+}
+
+/// What a customer wrote, oldest message first, as the stages want it.
+///
+/// # Errors
+/// When intake refuses it.
+pub fn request_of(ticket: &Ticket, own: &[&Message]) -> Result<Request, intake::IntakeError> {
+    let exclude = vec![learn::approved::memory_id(ticket.id)];
+    let prepare = |body: &str| {
+        intake::prepare(&ticket.subject, body, ticket.product.clone(), ticket.queue.clone(), exclude.clone())
+    };
+    let body = own.iter().map(|m| m.body.as_str()).collect::<Vec<_>>().join("\n\n");
+    // Only what passed intake was accepted; messages that fail together are worked on by the last one alone.
+    prepare(&body).or_else(|_| prepare(own.last().map_or("", |last| last.body.as_str())))
 }
 
 /// The deadline of one request.

@@ -351,6 +351,10 @@ impl Worker {
                     self.outbox_changed();
                     return worked;
                 }
+                Err(StoreError::NotFound(gone)) => {
+                    tracing::info!(%ticket, gone, "the ticket was erased");
+                    break;
+                }
                 Err(error) if attempt == TRIES => {
                     tracing::error!(%ticket, %error, "ticket stays received; it is taken up again later");
                 }
@@ -453,12 +457,19 @@ impl Worker {
                 return Ok(());
             }
             for row in rows {
-                match self.deliver(&row).await {
-                    Ok(()) => {
-                        pipeline.store.mark_sent(row.id).await?;
-                        metrics::counter!("respondo_sent_total", "channel" => row.channel).increment(1);
+                let sent = match self.deliver(&row).await {
+                    Ok(()) => pipeline.store.mark_sent(row.id).await,
+                    Err(StoreError::NotFound(gone)) => Err(StoreError::NotFound(gone)),
+                    Err(error) => {
+                        pipeline.store.release(row.id, &error.to_string()).await?;
+                        continue;
                     }
-                    Err(error) => pipeline.store.release(row.id, &error.to_string()).await?,
+                };
+                match sent {
+                    Ok(()) => metrics::counter!("respondo_sent_total", "channel" => row.channel).increment(1),
+                    // The ticket was erased after its row was claimed.
+                    Err(StoreError::NotFound(_)) => {}
+                    Err(error) => return Err(error),
                 }
             }
         }

@@ -1,10 +1,12 @@
-//! `respondo audit verify`: whether the audit trail is as it was written.
+//! `respondo audit verify` and `replay`: whether the audit trail is as it was written, and decisions come out as they did.
 
 use std::io::Write;
 
 use anyhow::{Result, bail};
 use clap::Subcommand;
+use uuid::Uuid;
 
+use super::replay;
 use crate::app::open_store_shared;
 use crate::settings::Settings;
 use crate::store::AuditHead;
@@ -20,14 +22,26 @@ pub enum AuditCommand {
         #[arg(long, value_name = "ID:HASH")]
         head: Option<AuditHead>,
     },
+    /// Run the pipeline again on what the customer had written when a decision was made, and say whether judgement, decision
+    /// and draft come out the same; if not, what has changed since. Nothing is sent or recorded.
+    ///
+    /// Works with the models, settings and memory of today. Exit code 1: something came out differently. Stop the service
+    /// first, or replay on a restored backup.
+    Replay {
+        /// Of the decision, or of a ticket for its last decision.
+        id: Uuid,
+    },
 }
 
-/// Reads beside a running service.
+/// `verify` reads beside a running service.
 ///
 /// # Errors
-/// When the trail is broken or cannot be read.
+/// When the trail is broken or cannot be read, or a replay comes out differently.
 pub async fn run(settings: Settings, command: AuditCommand) -> Result<()> {
-    let AuditCommand::Verify { head: noted } = command;
+    let noted = match command {
+        AuditCommand::Verify { head } => head,
+        AuditCommand::Replay { id } => return replay::run(settings, id).await,
+    };
     let store = open_store_shared(&settings).await?;
     let check = store.verify_audit(noted.as_ref()).await?;
     if let Some(broken) = check.broken {

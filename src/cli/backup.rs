@@ -37,6 +37,18 @@ pub async fn restore(settings: Settings, file: &Path) -> Result<()> {
     if let Some(old) = restored.old {
         writeln!(out, "before    {} (remove it when all is well, or restore it to go back)", old.display())?;
     }
+    if restored.erasures > 0 {
+        writeln!(
+            out,
+            "erased    {} erasures of customers are known that may have come after this backup",
+            restored.erasures
+        )?;
+    }
+    writeln!(
+        out,
+        "Customers who were erased after the backup was made are in it again: before you start the service, run"
+    )?;
+    writeln!(out, "`respondo customer erase --again`, and once more erase those it does not know.")?;
     match on_server {
         true => writeln!(out, "Run `respondo reindex`: the index on the server is of another time than the backup.")?,
         false => writeln!(out, "Start `respondo serve`: the search index is filled again from the store.")?,

@@ -4,6 +4,7 @@ mod ask;
 mod audit;
 mod backup;
 mod bench;
+mod customer;
 mod demo;
 mod doctor;
 mod ingest;
@@ -13,6 +14,8 @@ mod migrate;
 mod migrate_store;
 mod overload;
 mod render;
+mod replay;
+mod retention;
 mod serve;
 mod stats;
 
@@ -77,7 +80,16 @@ enum Command {
     /// Make, list, end and replace keys for programs that use the API.
     #[command(subcommand)]
     Key(key::KeyCommand),
-    /// Check the audit trail.
+    /// Read out or erase all that is held about one customer.
+    #[command(subcommand)]
+    Customer(customer::CustomerCommand),
+    /// Remove what has been kept for long enough, as the settings say; the service does so hourly.
+    Retention {
+        /// Only say what would go.
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Check the audit trail, or decide anew what was decided.
     #[command(subcommand)]
     Audit(audit::AuditCommand),
     /// Download, list and check models.
@@ -148,6 +160,8 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Migrate(command) => runtime()?.block_on(migrate::run(settings, command)),
         Command::Key(command) => runtime()?.block_on(key::run(settings, command)),
         Command::Audit(command) => runtime()?.block_on(audit::run(settings, command)),
+        Command::Customer(command) => runtime()?.block_on(customer::run(settings, command)),
+        Command::Retention { dry_run } => runtime()?.block_on(retention::run(settings, dry_run)),
         Command::Stats { json } => runtime()?.block_on(stats::run(settings, json)),
         Command::Backup { target } => runtime()?.block_on(backup::run(settings, &target)),
         Command::Restore { file } => runtime()?.block_on(backup::restore(settings, &file)),

@@ -16,6 +16,7 @@ use crate::http::connections::{raise_file_limit, serve};
 use crate::http::sites::Sites;
 use crate::http::tls::Tls;
 use crate::http::{self, AppState, Site};
+use crate::personal::retention;
 use crate::pipeline::Pipeline;
 use crate::settings::{Settings, Tenant};
 use crate::store::Store;
@@ -65,6 +66,8 @@ impl Desk {
         worker.spawn_outbox();
         worker.spawn_care();
         tokio::spawn(app.indexer.clone().keep_in_step(closed.clone()));
+        let kept = app.settings.retention.clone();
+        retention::spawn(app.store.clone(), kept, app.pipeline.events.clone(), closed.clone());
         let web = Arc::new(Web::open(&app.store, &app.settings.chat).await?);
         let state = AppState {
             web,

@@ -4,6 +4,8 @@
 //! functions of their arguments: the same input gives the same decision. Whatever fails lowers autonomy, nothing raises
 //! it.
 
+pub mod basis;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};

@@ -33,6 +33,31 @@ pub mod suite;
 pub mod table;
 pub mod text;
 
+use std::path::Path;
+use std::{fs, io};
+
+/// Folder, among kept cases and among kept vectors, of what comes from the team's own store.
+pub const OWN_STORE: &str = "own-store";
+
+/// Removes what runs over the team's own store keep in the user's cache folder from run to run: texts of customers and
+/// their vectors. Finished reports lie where they were asked for and stay.
+///
+/// # Errors
+/// When a folder is there and cannot be removed.
+pub fn forget_own_store() -> io::Result<()> {
+    forget_in(&run::cache())
+}
+
+fn forget_in(cache: &Path) -> io::Result<()> {
+    for kind in [run::CASES, run::VECTORS] {
+        match fs::remove_dir_all(cache.join(kind).join(OWN_STORE)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
 /// Why an evaluation ended without a result.
 #[derive(Debug, thiserror::Error)]
 pub enum EvalError {
@@ -59,5 +84,26 @@ impl EvalError {
             Self::Suite { .. } | Self::Data { .. } => 2,
             Self::Run(_) => 3,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_came_from_the_own_store_is_forgotten_and_nothing_else() {
+        let cache = tempfile::tempdir().expect("a folder");
+        let kept = |path: &str| cache.path().join(path);
+        for folder in ["cases/own-store", "vectors/own-store/ab"] {
+            fs::create_dir_all(kept(folder)).expect("made");
+        }
+        for file in ["cases/a.jsonl", "cases/own-store/b.jsonl", "vectors/own-store/ab/c.bin"] {
+            fs::write(kept(file), "text").expect("written");
+        }
+        forget_in(cache.path()).expect("forgotten");
+        forget_in(cache.path()).expect("nothing to do");
+        assert!(kept("cases/a.jsonl").exists());
+        assert!(!kept("cases/own-store").exists() && !kept("vectors/own-store").exists());
     }
 }

@@ -12,8 +12,8 @@ use super::compare::{Comparison, GateOutcome};
 use super::kept::KeptVectors;
 use super::parts::{self, Context, digest};
 use super::record::{CaseRecord, FORMAT, Made, PartResult, RunResult};
-use super::suite::{Part, Replies, Suite};
-use super::{EvalError, report};
+use super::suite::{Format, Part, Replies, Suite};
+use super::{EvalError, OWN_STORE, report};
 use crate::app;
 use crate::draft::prompt::Prompts;
 use crate::inference::Inference;
@@ -22,10 +22,18 @@ use crate::settings::{GenerationKind, Settings};
 
 /// Name of the result in a run's folder.
 pub const RESULT: &str = "result.json";
+/// Folders of [`cache`].
+pub const CASES: &str = "cases";
+pub const VECTORS: &str = "vectors";
 /// Cases of each part in the report, worst first.
 const CASES_SHOWN: usize = 250;
 /// How often a log (no terminal) says how far it is.
 const SAID_EVERY: Duration = Duration::from_secs(20);
+
+/// Where runs keep what the next one can use.
+pub fn cache() -> PathBuf {
+    default_cache_dir().join("eval")
+}
 
 /// How a suite is run.
 #[derive(Clone, Debug, Default)]
@@ -55,16 +63,21 @@ pub async fn run(settings: &Settings, suite: &Suite, options: &Options) -> Resul
     let generates = chosen.iter().any(|part| part.replies == Replies::Generated);
     let inference = load(settings, generates).await?;
     let made = made(settings, &inference, generates, &options.command)?;
-    let cache = default_cache_dir().join("eval");
-    super::cases::prune(&cache.join("cases"));
+    let cases = cache().join(CASES);
+    super::cases::prune(&cases);
+    super::cases::prune(&cases.join(OWN_STORE));
+    let vectors = match chosen.iter().any(|part| part.data.format == Format::Store) {
+        true => cache().join(VECTORS).join(OWN_STORE),
+        false => cache().join(VECTORS),
+    };
     let progress = Progress::default();
     let context = Context {
         settings,
         suite,
         made: &made,
         inference: inference.clone(),
-        vectors: KeptVectors::open(&cache.join("vectors"), inference.clone())?,
-        kept: (!options.fresh).then(|| cache.join("cases")),
+        vectors: KeptVectors::open(&vectors, inference.clone())?,
+        kept: (!options.fresh).then_some(cases),
         out: &partial,
         progress: &|what, done, of| progress.tell(what, done, of),
     };

@@ -156,6 +156,14 @@ impl Events {
         Ok((events, receiver))
     }
 
+    /// Drops what is in memory of tickets that are gone; who follows one hears its end.
+    pub fn forget(&self, tickets: &[Uuid]) {
+        let mut topics = self.lock();
+        for ticket in tickets {
+            topics.by_ticket.remove(ticket);
+        }
+    }
+
     fn publish(&self, ticket: Uuid, event: Event) {
         let mut topics = self.lock();
         // Under the lock, so that others hear it in the same order.

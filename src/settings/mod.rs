@@ -22,6 +22,8 @@ mod tenants;
 pub use tenants::Tenant;
 
 const DEFAULTS: &str = include_str!("../../config.default.toml");
+/// A hundred years: more is a slip of the hand.
+const LONGEST_RETENTION_DAYS: u32 = 36_500;
 /// Read from the working folder when `--config` names no file.
 const USER_FILE: &str = "respondo.toml";
 
@@ -50,6 +52,7 @@ pub struct Settings {
     pub intake: Intake,
     pub support: Support,
     pub chat: Chat,
+    pub retention: Retention,
     pub policy: Policy,
     /// As written; [`Settings::tenants`] has them ready for use.
     #[serde(default, rename = "tenants")]
@@ -326,6 +329,29 @@ pub struct Chat {
     pub files_megabytes_per_hour: u32,
 }
 
+/// How long things are kept, in days; 0: for ever.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Retention {
+    /// Closed conversations, from their last message on.
+    pub tickets_days: u32,
+    /// Files of closed conversations.
+    pub attachments_days: u32,
+    /// What followers of a ticket are shown again when they come back.
+    pub events_days: u32,
+    pub idempotency_days: u32,
+    #[serde(default)]
+    pub queues: BTreeMap<String, QueueRetention>,
+}
+
+/// What a queue has of its own in place of the general figures.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct QueueRetention {
+    pub tickets_days: Option<u32>,
+    pub attachments_days: Option<u32>,
+}
+
 impl Settings {
     /// Reads defaults, then `file` (or `respondo.toml` in the working folder), then `RESPONDO_SECTION__KEY` variables.
     ///
@@ -417,6 +443,12 @@ impl Settings {
         }
         if let Some((key, reason)) = self.index.problem() {
             return invalid(key, reason);
+        }
+        let kept = &self.retention;
+        let general = [kept.tickets_days, kept.attachments_days, kept.events_days, kept.idempotency_days];
+        let own = kept.queues.values().flat_map(|queue| [queue.tickets_days, queue.attachments_days]).flatten();
+        if general.into_iter().chain(own).any(|days| days > LONGEST_RETENTION_DAYS) {
+            return invalid("retention", "a time is longer than 36500 days; for ever is 0");
         }
         let weights = &self.retrieval;
         let shares = [weights.ticket_solution, weights.article_passage];
@@ -591,6 +623,17 @@ mod tests {
             let error = Settings::parse(text).expect_err(text).to_string();
             assert!(error.contains(key), "{text}: {error}");
         }
+    }
+
+    #[test]
+    fn queues_have_times_of_their_own() {
+        let settings = load("[retention]\ntickets_days = 365\n[retention.queues.billing]\nattachments_days = 7\n");
+        let kept = settings.expect("times").retention;
+        assert_eq!((kept.tickets_days, kept.events_days), (365, 30));
+        let billing = kept.queues["billing"];
+        assert_eq!((billing.tickets_days, billing.attachments_days), (None, Some(7)));
+        let error = load("[retention]\nevents_days = 99999\n").expect_err("too long").to_string();
+        assert!(error.contains("retention"), "{error}");
     }
 
     #[test]

@@ -43,6 +43,9 @@ pub struct RestoreReport {
     /// The one it had before.
     pub old: Option<PathBuf>,
     pub content: BackupContent,
+    /// Erasures of customers that the database had known and the backup had not; they were taken over, so that they can be
+    /// repeated ([`Store::erased_before`]).
+    pub erasures: u64,
 }
 
 /// How much a copy holds.
@@ -103,6 +106,7 @@ pub async fn restore(data_dir: &Path, file: &Path, index: &Path) -> Result<Resto
     let copy = copy_into(&mut source, file, &data_dir).await?;
     source.close().await?;
     let content = bring_up_to_date(copy.path(), file).await?;
+    let erasures = take_erasures_over(&data_dir.join(DATABASE_FILE), copy.path()).await?;
     copy.as_file().sync_all().map_err(|error| cannot("write into", &data_dir, &error))?;
 
     let path = data_dir.join(DATABASE_FILE);
@@ -115,7 +119,39 @@ pub async fn restore(data_dir: &Path, file: &Path, index: &Path) -> Result<Resto
     if let Err(error) = remove_folder(&old_index) {
         tracing::warn!(%error, folder = %old_index.display(), "the old search index can be removed, but was not");
     }
-    Ok(RestoreReport { path, old, content })
+    Ok(RestoreReport { path, old, content, erasures })
+}
+
+/// Adds the erasures that the database of the data folder knows to a copy that may be older than they are. One that cannot
+/// be read, or is of a version without them, knows none.
+async fn take_erasures_over(database: &Path, copy: &Path) -> Result<u64, StoreError> {
+    if !database.is_file() || !is_sqlite(database)? {
+        return Ok(0);
+    }
+    let known = async {
+        let mut conn = open_file(database, Access::Read).await?;
+        let known = sqlx::query("SELECT customer_hash, salt, erased_at FROM erasures").fetch_all(&mut conn).await?;
+        conn.close().await?;
+        Ok::<_, sqlx::Error>(known)
+    };
+    let known = known.await.unwrap_or_else(|error| {
+        tracing::debug!(%error, "no erasures are known");
+        Vec::new()
+    });
+    let mut conn = open_file(copy, Access::Write).await?;
+    let mut taken = 0;
+    for row in &known {
+        let insert = "INSERT INTO erasures (customer_hash, salt, erased_at) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING";
+        let inserted = sqlx::query(insert)
+            .bind(rows::text(row, "customer_hash")?)
+            .bind(rows::text(row, "salt")?)
+            .bind(rows::integer(row, "erased_at")?)
+            .execute(&mut conn)
+            .await?;
+        taken += inserted.rows_affected();
+    }
+    conn.close().await?;
+    Ok(taken)
 }
 
 /// Where a backup goes.

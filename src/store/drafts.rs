@@ -15,6 +15,7 @@ use super::handling::sign;
 use super::rows::{self, level_of, load_ticket, name_of, now_ms};
 use super::tickets::{audit_message, insert_message, set_state, supersede_drafts};
 use super::{Audit, Store, StoreError, content_hash, embeddings, memory, outbox, write_audit};
+use crate::decide::basis::Basis;
 use crate::ticket::{
     Author, Decision, Difficulty, Draft, DraftKind, Evidence, Language, MemoryItem, Message, Outcome, Ticket,
     TicketState, Timings, Triage, Urgency,
@@ -111,8 +112,19 @@ pub struct DecisionRecord {
     pub id: Uuid,
     pub draft_id: Option<Uuid>,
     pub decision: Decision,
+    /// What it rests on; none for older ones and for what people brought about.
+    pub basis: Option<Basis>,
     #[schema(value_type = String, format = DateTime)]
     pub created_at: Timestamp,
+}
+
+/// A decision with what was judged and drafted for it.
+#[derive(Clone, Debug)]
+pub struct RecordedDecision {
+    pub ticket: Uuid,
+    pub record: DecisionRecord,
+    pub triage: Option<Triage>,
+    pub draft: Option<DraftRecord>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
@@ -197,6 +209,16 @@ impl Store {
     /// [`StoreError::Conflict`] when the ticket is not `Received` (somebody was faster) or when the customer has written
     /// again since `seen_message` (work on it again): so no reply goes out twice, and no message stays unread.
     pub async fn finish(&self, ticket_id: Uuid, work: FinishedWork) -> Result<Finished, StoreError> {
+        self.finish_on(ticket_id, work, None).await
+    }
+
+    /// [`Store::finish`] with what the decision rests on, kept with it.
+    pub async fn finish_on(
+        &self,
+        ticket_id: Uuid,
+        work: FinishedWork,
+        basis: Option<&Basis>,
+    ) -> Result<Finished, StoreError> {
         check_work(&work)?;
         let mut tx = self.write().await?;
         let before = load_ticket(&mut tx, ticket_id).await?;
@@ -211,7 +233,7 @@ impl Store {
             let status = if work.decision.automatic { DraftStatus::Sent } else { DraftStatus::Open };
             set_draft_status(&mut tx, ticket_id, draft_id, status).await?;
         }
-        insert_decision(&mut tx, ticket_id, &work, now).await?;
+        insert_decision(&mut tx, ticket_id, &work, basis, now).await?;
         if let Some(skill) = &work.decision.skill {
             set_skill(&mut tx, ticket_id, skill).await?;
         }
@@ -300,6 +322,28 @@ impl Store {
         let ticket = load_ticket(&mut tx, ticket_id).await?;
         tx.commit().await?;
         Ok(ReviewResult { ticket, message })
+    }
+
+    /// A decision by its id, or a ticket's last one by the ticket's.
+    pub async fn recorded_decision(&self, id: Uuid) -> Result<RecordedDecision, StoreError> {
+        let mut tx = self.read().await?;
+        let row = sqlx::query("SELECT * FROM decisions WHERE id = $1 OR ticket_id = $1 ORDER BY position DESC LIMIT 1")
+            .bind(id.to_string())
+            .fetch_optional(&mut *tx)
+            .await?
+            .ok_or_else(|| StoreError::NotFound(format!("decision {id}, nor a ticket {id} that was decided about")))?;
+        let (ticket, record) = (rows::id(&row, "ticket_id")?, decision_record(&row)?);
+        let judged = sqlx::query(
+            "SELECT triage FROM triages WHERE ticket_id = $1 AND created_at <= $2 ORDER BY position DESC LIMIT 1",
+        )
+        .bind(ticket.to_string())
+        .bind(record.created_at.as_millisecond())
+        .fetch_optional(&mut *tx)
+        .await?;
+        let triage = judged.map(|row| rows::json(&row, "triage")).transpose()?;
+        let drafts = load_drafts(&mut tx, ticket).await?;
+        let draft = drafts.into_iter().find(|draft| Some(draft.id) == record.draft_id);
+        Ok(RecordedDecision { ticket, record, triage, draft })
     }
 
     /// One draft with the ticket it belongs to.
@@ -414,12 +458,13 @@ async fn insert_decision(
     conn: &mut AnyConnection,
     ticket_id: Uuid,
     work: &FinishedWork,
+    basis: Option<&Basis>,
     now: i64,
 ) -> Result<(), StoreError> {
     let id = Uuid::now_v7();
     sqlx::query(
-        "INSERT INTO decisions (id, ticket_id, position, draft_id, action, decision, created_at) \
-         SELECT $1, $2, COALESCE(MAX(position), 0) + 1, $3, $4, $5, $6 FROM decisions WHERE ticket_id = $7",
+        "INSERT INTO decisions (id, ticket_id, position, draft_id, action, decision, created_at, basis) \
+         SELECT $1, $2, COALESCE(MAX(position), 0) + 1, $3, $4, $5, $6, $8 FROM decisions WHERE ticket_id = $7",
     )
     .bind(id.to_string())
     .bind(ticket_id.to_string())
@@ -428,6 +473,7 @@ async fn insert_decision(
     .bind(serde_json::to_string(&work.decision)?)
     .bind(now)
     .bind(ticket_id.to_string())
+    .bind(basis.map(serde_json::to_string).transpose()?)
     .execute(&mut *conn)
     .await?;
     let detail = json!({
@@ -501,15 +547,18 @@ pub(super) async fn load_decisions(
         .bind(ticket_id.to_string())
         .fetch_all(conn)
         .await?;
-    let decision_record = |row| {
-        Ok(DecisionRecord {
-            id: rows::id(row, "id")?,
-            draft_id: rows::optional_id(row, "draft_id")?,
-            decision: rows::json(row, "decision")?,
-            created_at: rows::time(row, "created_at")?,
-        })
-    };
     found.iter().map(decision_record).collect()
+}
+
+fn decision_record(row: &AnyRow) -> Result<DecisionRecord, StoreError> {
+    let basis = rows::optional_text(row, "basis")?;
+    Ok(DecisionRecord {
+        id: rows::id(row, "id")?,
+        draft_id: rows::optional_id(row, "draft_id")?,
+        decision: rows::json(row, "decision")?,
+        basis: basis.map(|basis| serde_json::from_str(&basis)).transpose()?,
+        created_at: rows::time(row, "created_at")?,
+    })
 }
 
 pub(super) async fn load_outcomes(conn: &mut AnyConnection, ticket_id: Uuid) -> Result<Vec<OutcomeRecord>, StoreError> {

@@ -168,6 +168,13 @@ impl Store {
         found.iter().map(|row| Ok((rows::integer(row, "seq")?, memory_item(row)?))).collect()
     }
 
+    /// Position of the newest item, 0 in an empty memory.
+    pub async fn newest_item(&self) -> Result<i64, StoreError> {
+        let row =
+            sqlx::query("SELECT COALESCE(MAX(seq), 0) AS newest FROM memory_items").fetch_one(&self.reader).await?;
+        rows::integer(&row, "newest")
+    }
+
     pub async fn memory_stats(&self) -> Result<MemoryStats, StoreError> {
         let row = sqlx::query(
             "SELECT COUNT(*) AS items, COUNT(*) FILTER (WHERE indexed = 0) AS unindexed, COUNT(resolved_hours) AS timed \

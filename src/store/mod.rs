@@ -9,13 +9,15 @@
 //! shown), [`queue`] (what waits for the team, figures), [`desk`], [`handling`] and [`merging`] (the same for the desk's
 //! page, and what agents do there), [`agents`] (who they are), [`keys`] (programs that use the API), [`history`] (what became of it all), [`audit`] (who did
 //! what, as a chain of hashes), [`memory`] (what the desk knows), [`embeddings`] (a cache) and [`backup`] (all of it in one
-//! file). `database` is what the two databases do differently; [`work`] and [`notices`] are for
+//! file). [`personal`] is all that is held about one customer, [`retention`] what is old enough to go, [`removal`] how it
+//! goes. `database` is what the two databases do differently; [`work`] and [`notices`] are for
 //! processes that share one.
 
 pub mod agents;
 pub mod attachments;
 pub mod audit;
 pub mod backup;
+pub mod blanking;
 mod database;
 pub mod desk;
 pub mod drafts;
@@ -31,7 +33,10 @@ mod moving;
 pub mod notices;
 pub mod numbers;
 pub mod outbox;
+pub mod personal;
 pub mod queue;
+pub mod removal;
+pub mod retention;
 mod rows;
 mod statement;
 #[cfg(test)]
@@ -54,7 +59,8 @@ pub use backup::{BackupContent, BackupReport, RestoreReport, restore};
 use database::{Access, Dialect, Server};
 pub use desk::{DeskCounts, DeskFilter, DeskRow, Scope};
 pub use drafts::{
-    DecisionRecord, DraftRecord, DraftStatus, Finished, FinishedWork, OutcomeRecord, ReviewAction, ReviewResult,
+    DecisionRecord, DraftRecord, DraftStatus, Finished, FinishedWork, OutcomeRecord, RecordedDecision, ReviewAction,
+    ReviewResult,
 };
 pub use embeddings::NewEmbedding;
 pub use error::StoreError;
@@ -66,7 +72,10 @@ pub use memory::{MemoryStats, PendingItem, PutResult, content_hash};
 pub use notices::{LONGEST_NOTICE, Notices};
 pub use numbers::{DayFigures, QueueFigures, Unanswered};
 pub use outbox::OutboxRow;
+pub use personal::{Erasure, ErasureReport, Held};
 pub use queue::{QueueFilter, QueueRow, StoreStats};
+pub use removal::{Removed, Rewrite};
+pub use retention::{Expiring, Queues};
 pub use tickets::{Accepted, AuditRow, Idempotency, NewTicket, TicketView};
 
 /// SHA-256, lower-case hexadecimal.

@@ -45,7 +45,7 @@ pub struct Unanswered {
 }
 
 impl Store {
-    /// The last `days` days, oldest first, today included.
+    /// The last `days` days, oldest first, today included; with those conversations that were removed and counted.
     pub async fn figures_by_day(&self, days: u32) -> Result<Vec<DayFigures>, StoreError> {
         let today = now_ms() / DAY_MS;
         let first = today - i64::from(days.max(1)) + 1;
@@ -57,12 +57,14 @@ impl Store {
              GROUP BY 1 UNION ALL \
              SELECT created_at / 86400000, outcome, COUNT(*) FROM outcomes WHERE created_at >= $2 GROUP BY 1, 2 UNION ALL \
              SELECT created_at / 86400000, 'automatic', COUNT(*) FROM decisions \
-             WHERE created_at >= $3 AND {automatic} GROUP BY 1"
+             WHERE created_at >= $3 AND {automatic} GROUP BY 1 UNION ALL \
+             SELECT day, what, CAST(SUM(n) AS BIGINT) FROM past_figures WHERE day >= $4 GROUP BY 1, 2"
         );
         let found = sqlx::query(&query)
             .bind(first * DAY_MS)
             .bind(first * DAY_MS)
             .bind(first * DAY_MS)
+            .bind(first)
             .fetch_all(&self.reader)
             .await?;
         for row in &found {
@@ -70,24 +72,29 @@ impl Store {
             let count = rows::count(row, "n")?;
             let Some(figures) = figures.iter_mut().find(|figures| figures.day == day) else { continue };
             match rows::text(row, "what")?.as_str() {
-                "asked" => figures.asked = count,
-                "automatic" => figures.automatic = count,
-                "approved" => figures.approved = count,
-                "edited" => figures.edited = count,
-                "rejected" => figures.rejected = count,
-                "escalated" => figures.escalated = count,
+                "asked" => figures.asked += count,
+                "automatic" => figures.automatic += count,
+                "approved" => figures.approved += count,
+                "edited" => figures.edited += count,
+                "rejected" => figures.rejected += count,
+                "escalated" => figures.escalated += count,
                 _ => {}
             }
         }
         Ok(figures)
     }
 
-    /// Every queue, by name.
+    /// Every queue, by name; `asked` counts removed conversations too.
     pub async fn figures_by_queue(&self) -> Result<Vec<QueueFigures>, StoreError> {
         let found = sqlx::query(
-            "SELECT queue, COUNT(*) AS asked, COUNT(*) FILTER (WHERE state IN ('received', 'review', 'escalated')) AS waiting, \
-                    COUNT(*) FILTER (WHERE state IN ('received', 'review', 'escalated') AND due_at < $1) AS late \
-             FROM tickets GROUP BY queue ORDER BY queue NULLS FIRST",
+            "SELECT queue, CAST(SUM(asked) AS BIGINT) AS asked, CAST(SUM(waiting) AS BIGINT) AS waiting, \
+                    CAST(SUM(late) AS BIGINT) AS late \
+             FROM (SELECT queue, COUNT(*) AS asked, \
+                          COUNT(*) FILTER (WHERE state IN ('received', 'review', 'escalated')) AS waiting, \
+                          COUNT(*) FILTER (WHERE state IN ('received', 'review', 'escalated') AND due_at < $1) AS late \
+                   FROM tickets GROUP BY queue UNION ALL \
+                   SELECT NULLIF(queue, ''), n, 0, 0 FROM past_figures WHERE what = 'asked') AS figures \
+             GROUP BY queue ORDER BY queue NULLS FIRST",
         )
         .bind(now_ms())
         .fetch_all(&self.reader)

@@ -46,6 +46,10 @@ pub(super) fn integer(row: &AnyRow, column: &str) -> Result<i64, StoreError> {
     Ok(row.try_get(column)?)
 }
 
+pub(super) fn optional_integer(row: &AnyRow, column: &str) -> Result<Option<i64>, StoreError> {
+    Ok(row.try_get(column)?)
+}
+
 /// A number of single precision, kept in double.
 pub(super) fn optional_number(row: &AnyRow, column: &str) -> Result<Option<f32>, StoreError> {
     let number: Option<f64> = row.try_get(column)?;

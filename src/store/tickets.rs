@@ -1,4 +1,4 @@
-//! Requests and their messages: accepted once, kept for ever.
+//! Requests and their messages: accepted once, kept until they are erased or old enough to go.
 
 use std::time::Duration;
 

@@ -21,6 +21,7 @@ pub mod words;
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::LazyLock;
 
 use self::features::{Features, Row};
 use self::heads::{CLASSES, Head, Heads};
@@ -63,6 +64,12 @@ impl TriageModel {
     /// When the program was built with weights of other features.
     pub fn embedded() -> Result<Self, TriageError> {
         Ok(Self { heads: Heads::from_bytes(WEIGHTS)?, uses_embedding: true })
+    }
+
+    /// SHA-256 (hexadecimal) of the weights that come with the program.
+    pub fn embedded_digest() -> &'static str {
+        static DIGEST: LazyLock<String> = LazyLock::new(|| crate::store::sha256_hex(WEIGHTS));
+        &DIGEST
     }
 
     /// Name of the embedder that the heads were trained with.

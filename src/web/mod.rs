@@ -135,6 +135,9 @@ pub fn router(state: &AppState) -> Router<AppState> {
         .route("/desk/keys", get(desk::keys::page).post(desk::keys::add))
         .route("/desk/keys/{id}/rotate", get(desk::keys::back).post(desk::keys::rotate))
         .route("/desk/keys/{id}/revoke", post(desk::keys::revoke))
+        .route("/desk/customers", get(desk::customers::page))
+        .route("/desk/customers/export", get(desk::customers::export))
+        .route("/desk/customers/erase", post(desk::customers::erase))
         .route("/desk/tickets/{id}", get(desk::ticket::page))
         .route("/desk/tickets/{id}/panel", get(desk::ticket::panel))
         .route("/desk/tickets/{id}/events", get(desk::live::ticket))
@@ -154,7 +157,7 @@ pub fn router(state: &AppState) -> Router<AppState> {
         .route("/desk/", get(|| async { Redirect::permanent("/desk") }))
         .layer(middleware::from_fn(same_origin))
         .layer(middleware::from_fn(desk_headers));
-    let chat = chat::router().layer(middleware::from_fn_with_state(state.clone(), chat::headers));
+    let chat = chat::router(state).layer(middleware::from_fn_with_state(state.clone(), chat::headers));
     Router::new()
         .merge(desk)
         .merge(chat)

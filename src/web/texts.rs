@@ -33,6 +33,7 @@ texts! {
     nav_numbers: "Numbers", "Cifras";
     nav_people: "People", "Personas";
     nav_api_keys: "API keys", "Claves de API";
+    nav_customers: "Customers", "Clientes";
     close: "Close", "Cerrar";
     send: "Send", "Enviar";
 
@@ -101,6 +102,21 @@ texts! {
     api_key_bad_end: "The key would be over before it was used.", "La clave terminaría antes de usarse.";
     api_key_bad_number: "Type a whole number, or leave the field empty.", "Escribe un número entero o deja el campo vacío.";
     api_key_conflict: "There is a key of this name in use, or this key is over or was replaced already. Look at the list.", "Hay una clave en uso con ese nombre, o esta clave ya no vale o ya se sustituyó. Mira la lista.";
+
+    customers_intro: "Everything that is held about one customer: read it out into a file, or erase it.", "Todo lo que se guarda sobre un cliente: descárgalo en un archivo o bórralo.";
+    customers_id: "The customer's id, or that of a ticket without a name", "Identificador del cliente, o el de un caso sin nombre";
+    customers_unknown: "There is no customer with this id.", "No hay ningún cliente con este identificador.";
+    customers_tickets: "Tickets", "Casos";
+    customers_messages: "Messages", "Mensajes";
+    customers_files: "Files", "Archivos";
+    customers_learned: "Answers in the memory", "Respuestas en la memoria";
+    customers_export: "Download everything (ZIP)", "Descargar todo (ZIP)";
+    customers_erase: "Erase everything", "Borrar todo";
+    customers_erase_hint: "Conversations, files, drafts and what was learned from them are deleted for good. Replies that have not gone out yet are not sent. Backups made before still hold them.", "Las conversaciones, los archivos, los borradores y lo aprendido de ellos se borran para siempre. Las respuestas que aún no han salido no se envían. Las copias de seguridad anteriores los siguen conteniendo.";
+    customers_type: "Type the id once more", "Escribe el identificador otra vez";
+    customers_typed_wrong: "The id you typed is another one. Nothing was erased.", "El identificador que escribiste es otro. No se borró nada.";
+    customers_keep_figures: "Keep the desk's counts by day (they name nobody)", "Conservar los recuentos por día (no nombran a nadie)";
+    customers_erased: "Erased: {tickets} tickets, {messages} messages, {files} files, {learned} answers in the memory; {unsent} replies are not sent.", "Borrado: {tickets} casos, {messages} mensajes, {files} archivos, {learned} respuestas en la memoria; {unsent} respuestas no se envían.";
 
     error_stale_form: "This form is from another session. Go back, load the page again and repeat.", "Este formulario es de otra sesión. Vuelve, recarga la página y repite.";
     error_role: "Your account may not see this page.", "Tu cuenta no puede ver esta página.";
@@ -367,6 +383,9 @@ texts! {
     chat_busy: "Very many people are writing to us right now, and we could not take your message. Please send it again in {time}.", "Ahora mismo nos escribe muchísima gente y no hemos podido recibir tu mensaje. Vuelve a enviarlo dentro de {time}.";
     chat_too_slow: "Your message did not arrive in time. Check the connection and send it again, or without files.", "Tu mensaje no ha llegado a tiempo. Comprueba la conexión y vuelve a enviarlo, o sin archivos.";
     chat_no_words: "Write in a sentence or two what happens.", "Cuenta en una o dos frases qué pasa.";
+    chat_gone_title: "This conversation was deleted", "Esta conversación se ha borrado";
+    chat_gone: "Its messages and files are no longer kept. If you still need help, write to us again.", "Sus mensajes y archivos ya no se conservan. Si aún necesitas ayuda, vuelve a escribirnos.";
+    chat_gone_new: "Start a new conversation", "Empezar otra conversación";
     chat_unknown_link: "There is no conversation behind this link. Check that it is complete.", "No hay ninguna conversación en este enlace. Comprueba que esté completo.";
     chat_not_helped: "This did not help", "No me ha servido";
     chat_person: "I need a person", "Necesito una persona";

@@ -25,6 +25,7 @@ mod logs;
 mod model_server;
 mod overload;
 mod pages;
+mod personal;
 mod quality;
 mod server_index;
 mod support;

@@ -21,6 +21,7 @@ use anyhow::Context as _;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
+use super::OWN_STORE;
 use super::cases::KeptCases;
 use super::kept::{KeptVectors, hex};
 use super::record::{Beside, CaseRecord, Chart, DataNote, Made, MemoryNote, PartResult};
@@ -133,6 +134,9 @@ async fn drive(context: &Context<'_>, part: &Part, mut runner: impl Runner) -> R
         return Err(EvalError::data(context.suite.path(&part.data.path), "holds no case for this part"));
     }
     let mut kept = match &context.kept {
+        Some(folder) if part.data.format == Format::Store => {
+            Some(KeptCases::open(&folder.join(OWN_STORE), &scope(context, part, &runner))?)
+        }
         Some(folder) => Some(KeptCases::open(folder, &scope(context, part, &runner))?),
         None => None,
     };

@@ -11,6 +11,8 @@ mod keys;
 mod leases;
 mod memory;
 mod merging;
+mod personal;
+mod retention;
 mod review;
 mod sharing;
 mod tickets;

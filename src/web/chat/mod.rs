@@ -2,6 +2,7 @@
 
 pub mod conversation;
 pub mod feedback;
+mod gone;
 pub mod hours;
 pub mod limits;
 pub mod stream;
@@ -10,7 +11,7 @@ mod upload;
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::{HeaderValue, header};
-use axum::middleware::Next;
+use axum::middleware::{self, Next};
 use axum::response::Response;
 use axum::routing::{get, post};
 
@@ -21,7 +22,7 @@ const START: &str = "/chat";
 const MESSAGES: &str = "/chat/{token}/messages";
 
 /// The chat's routes.
-pub fn router() -> Router<AppState> {
+pub fn router(state: &AppState) -> Router<AppState> {
     Router::new()
         .route(START, get(conversation::start_page).post(conversation::start))
         .route("/chat/{token}", get(conversation::page))
@@ -31,6 +32,7 @@ pub fn router() -> Router<AppState> {
         .route("/chat/{token}/feedback", get(conversation::back).post(feedback::give))
         .route("/chat/{token}/events", get(stream::follow))
         .route("/chat/{token}/transcript", get(conversation::transcript))
+        .route_layer(middleware::from_fn_with_state(state.clone(), gone::or_gone))
         // Bodies are limited where they are read.
         .layer(DefaultBodyLimit::disable())
 }

@@ -1,6 +1,7 @@
 //! The agents' side.
 
 pub mod actions;
+pub mod customers;
 pub mod keys;
 pub mod live;
 pub mod marks;
