@@ -391,11 +391,8 @@ impl Pipeline {
         let queue = self.store.ticket(ticket).await?.queue;
         let basis = self.basis(queue.as_deref(), read.last_message, &answer).await;
         let basis = basis.map_err(|error| StoreError::Other(error.to_string()))?;
-        self.store.finish_on(ticket, work, Some(&basis)).await?;
-        if let Some(draft) = &answer.draft {
-            self.events.keep(ticket, "draft", draft).await?;
-        }
-        self.events.keep(ticket, "decision", &answer.decision).await?;
+        let finished = self.store.finish_on(ticket, work, Some(&basis)).await?;
+        self.events.tell_kept(ticket, finished.events);
         count(&answer);
         Ok(())
     }

@@ -191,6 +191,8 @@ impl Service {
     /// # Errors
     /// When the store cannot be read.
     pub async fn until_stopped(self) -> Result<()> {
+        let signals = stop_signals()?;
+        let (first, second) = (signals.clone(), signals.clone());
         eprintln!("respondo listens on {} (API page: /docs)", self.url());
         for line in self.pages().await? {
             eprintln!("  {line}");
@@ -200,7 +202,7 @@ impl Service {
         let closing = self.closing;
         let mut closed = closing.subscribe();
         let stopped = async move {
-            stop_signal().await;
+            told_to_stop(first, 1).await;
             eprintln!("stopping; a second signal stops at once");
             closing.send_replace(true);
         };
@@ -209,7 +211,7 @@ impl Service {
             drop(closed.wait_for(|closing| *closing).await);
             tokio::select! {
                 () = tokio::time::sleep(grace.min(CONNECTION_GRACE)) => {}
-                () = stop_signal() => {}
+                () = told_to_stop(second, 2) => {}
             }
         };
         let settings = &self.own.app.settings.server;
@@ -221,7 +223,7 @@ impl Service {
         let finished = futures::future::join_all(workers.map(|desk| desk.worker.finish(grace)));
         tokio::select! {
             _ = finished => {}
-            () = stop_signal() => eprintln!("stopped; what was in flight is taken up at the next start"),
+            () = told_to_stop(signals, 2) => eprintln!("stopped; what was in flight is taken up at the next start"),
         }
         for (_, desk) in self.tenants {
             desk.app.store.close().await;
@@ -243,23 +245,27 @@ async fn check_exposure(settings: &Settings, store: &Store) -> Result<()> {
     Ok(())
 }
 
-async fn stop_signal() {
-    let interrupt = async {
-        if tokio::signal::ctrl_c().await.is_err() {
-            std::future::pending::<()>().await;
+/// How often this process was told to stop. Listening begins at once: what comes before anybody waits for it counts too.
+fn stop_signals() -> Result<watch::Receiver<u32>> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let cannot = "cannot listen for signals";
+    let mut interrupt = signal(SignalKind::interrupt()).context(cannot)?;
+    let mut terminate = signal(SignalKind::terminate()).context(cannot)?;
+    let (told, signals) = watch::channel(0);
+    tokio::spawn(async move {
+        loop {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+            told.send_modify(|count| *count += 1);
         }
-    };
-    #[cfg(unix)]
-    let terminate = async {
-        match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
-            Ok(mut signal) => drop(signal.recv().await),
-            Err(_) => std::future::pending().await,
-        }
-    };
-    #[cfg(not(unix))]
-    let terminate = std::future::pending::<()>();
-    tokio::select! {
-        () = interrupt => {}
-        () = terminate => {}
-    }
+    });
+    Ok(signals)
+}
+
+/// Done once the process was told to stop so many times.
+async fn told_to_stop(mut signals: watch::Receiver<u32>, times: u32) {
+    // The sender lives as long as the runtime.
+    drop(signals.wait_for(|count| *count >= times).await);
 }

@@ -19,7 +19,7 @@ use serde_json::Value;
 use tokio::sync::broadcast;
 use uuid::Uuid;
 
-use crate::store::{Store, StoreError};
+use crate::store::{EventRow, Store, StoreError};
 use shared::Outlet;
 
 /// Live tickets whose tokens are remembered; the oldest are forgotten first.
@@ -117,6 +117,16 @@ impl Events {
         // No receiver is not a failure: no list is open.
         drop(self.changes.send(Change { ticket, kind, elsewhere: false }));
         Ok(())
+    }
+
+    /// Tells everybody who follows the ticket of events that the store has kept with what they tell of.
+    pub fn tell_kept(&self, ticket: Uuid, events: impl IntoIterator<Item = EventRow>) {
+        for row in events {
+            let (id, kind) = (EventId { kept: row.seq, token: 0 }, known_kind(&row.kind));
+            self.publish(ticket, Event { id, kind, data: row.data });
+            // No receiver is not a failure: no list is open.
+            drop(self.changes.send(Change { ticket, kind, elsewhere: false }));
+        }
     }
 
     /// Tells those who follow the ticket about a piece of a draft in progress; not written to the store.

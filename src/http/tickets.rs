@@ -12,7 +12,7 @@ use super::auth::Caller;
 use super::extract::{Json, Path};
 use super::problem::Problem;
 use crate::intake::{self, without_nul};
-use crate::store::{Accepted, AttachmentRow, Idempotency, NewTicket, Store, StoreError, TicketView, sha256_hex};
+use crate::store::{Accepted, Idempotency, NewTicket, Store, StoreError, TicketView, sha256_hex};
 use crate::ticket::{Author, Language, Message, Ticket, TicketState};
 use crate::timing::{timed, timed_now};
 use crate::worker::Worker;
@@ -215,26 +215,13 @@ async fn started(state: &AppState, accepted: Accepted) -> Result<Response, Probl
     Ok(response)
 }
 
-/// The event of an accepted message.
-#[derive(Serialize)]
-struct Received<'a> {
-    #[serde(flatten)]
-    message: &'a Message,
-    #[serde(skip_serializing_if = "<[_]>::is_empty")]
-    files: &'a [AttachmentRow],
-}
-
 /// Tells those who follow the ticket of an accepted message and puts the ticket in line with `queue`.
 pub async fn begin_work(state: &AppState, accepted: &Accepted, queue: impl Fn(&Worker, Uuid)) {
     let id = accepted.ticket.id;
     // The first try may have been cut off between the disk and the worker; work that is done is not done again.
     if !accepted.replayed {
         metrics::counter!("respondo_messages_total").increment(1);
-        // The message is on disk: from here on nothing may turn the answer into a failure.
-        let received = Received { message: &accepted.message, files: &accepted.files };
-        if let Err(error) = state.pipeline.events.keep(id, "received", &received).await {
-            tracing::warn!(ticket = %id, %error, "an event is missing from the ticket's stream");
-        }
+        state.pipeline.events.tell_kept(id, accepted.event.clone());
     }
     queue(&state.worker, id);
 }

@@ -84,15 +84,15 @@ impl Pipeline {
         let work = FinishedWork {
             seen_message: read.last_message,
             draft_id: None,
-            decision: decision.clone(),
+            decision,
             state: TicketState::Review,
             due_at: due_at(triage.expected_time),
             urgency: Some(triage.urgency.label),
             difficulty: Some(triage.difficulty.label),
             outgoing: Some(word),
         };
-        self.store.finish(ticket, work).await?;
-        self.events.keep(ticket, "decision", &decision).await?;
+        let finished = self.store.finish(ticket, work).await?;
+        self.events.tell_kept(ticket, finished.events);
         metrics::counter!("respondo_acknowledged_late_total").increment(1);
         Ok(())
     }

@@ -129,12 +129,6 @@ impl Server {
 
     fn validate(&self) -> Result<(), SettingsError> {
         let invalid = |key, reason: &str| Err(SettingsError::Invalid { key, reason: reason.to_owned() });
-        if !self.address.is_loopback() && self.api_key.is_empty() {
-            return invalid(
-                "server.api_key",
-                "an address other than loopback needs an API key; set one or use 127.0.0.1",
-            );
-        }
         if !self.api_key.is_empty() && self.api_key.len() < 16 {
             return invalid("server.api_key", "is shorter than 16 characters; choose a longer random one");
         }

@@ -91,7 +91,6 @@ fn tenant(sources: &Figment, name: &str, mut written: Dict) -> Result<Tenant, Se
         ));
     }
     let own = sources.clone().merge(Serialized::defaults(written)).merge(Serialized::default("server.api_key", ""));
-    let own = own.merge(Serialized::default("server.address", "127.0.0.1"));
     let mut settings = Settings::read(&own)?;
     settings.server.api_key = key.deserialize().map_err(|error| SettingsError::Unreadable(Box::new(error)))?;
     if (1..16).contains(&settings.server.api_key.len()) {
@@ -117,8 +116,8 @@ fn invalid(name: &str, reason: &str) -> SettingsError {
 mod tests {
     use super::*;
 
-    const TWO: &str = "[database]\nschema = \"desk\"\n[policy]\nmode = \"suggest\"\n\
-        [tenants.acme]\nhosts = [\"Support.Acme.example\"]\napi_key = \"0123456789abcdef\"\npolicy = { mode = \"off\" }\n\
+    const TWO: &str = "[database]\nschema = \"desk\"\n[policy.default]\nmode = \"suggest\"\n\
+        [tenants.acme]\nhosts = [\"Support.Acme.example\"]\napi_key = \"0123456789abcdef\"\npolicy = { default = { mode = \"off\" } }\n\
         [tenants.globex]\nhosts = [\"globex.example\", \"help.globex.example\"]\n";
 
     #[test]

@@ -6,19 +6,26 @@
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use jiff::Timestamp;
+use serde_json::json;
 use sqlx::{AnyConnection, Connection};
 use tempfile::NamedTempFile;
 
 use super::database::open_file;
 use super::error::primary_code;
 use super::{
-    Access, DATABASE_FILE, Dialect, SQLITE_MIGRATIONS, Store, StoreError, create_private_dir, lock_folder, rows,
+    Access, Audit, DATABASE_FILE, Dialect, SQLITE_MIGRATIONS, Store, StoreError, create_private_dir, lock_folder, rows,
+    write_audit,
 };
 
 /// The first bytes of every SQLite file.
 const MAGIC: &[u8; 16] = b"SQLite format 3\0";
+/// How the name of a copy begins and ends until it is whole.
+const PARTIAL: (&str, &str) = (".respondo-", ".partial");
+/// A copy that nobody holds locked is left behind once it is older than this; a new one is locked at once.
+const PARTIAL_AGE: Duration = Duration::from_secs(60);
 /// Tables that a database of ours has, whatever its version.
 const OUR_TABLES: &str = "'_sqlx_migrations', 'tickets', 'messages', 'memory_items'";
 /// Files that SQLite keeps beside a database, by the end of their name.
@@ -203,9 +210,13 @@ fn is_sqlite(file: &Path) -> Result<bool, StoreError> {
 /// The database behind `conn`, which is `source`, as it is at this moment, in a file of `folder` without a final name; gone
 /// when dropped.
 async fn copy_into(conn: &mut AnyConnection, source: &Path, folder: &Path) -> Result<NamedTempFile, StoreError> {
+    remove_partials(folder);
     // Readable by its owner only. SQLite takes an empty file for a new one.
-    let made = tempfile::Builder::new().prefix(".respondo-").suffix(".partial").tempfile_in(folder);
+    let (prefix, suffix) = PARTIAL;
+    let made = tempfile::Builder::new().prefix(prefix).suffix(suffix).tempfile_in(folder);
     let file = made.map_err(|error| cannot("write into", folder, &error))?;
+    // Says that it is being written, for as long as this process lives; SQLite's own locks are of another kind.
+    file.as_file().try_lock().map_err(|error| cannot("lock a copy in", folder, &error.into()))?;
     let Some(path) = file.path().to_str() else {
         let folder = folder.display();
         return Err(StoreError::Invalid(format!("the name of the folder {folder} is not UTF-8; choose another")));
@@ -220,13 +231,36 @@ async fn copy_into(conn: &mut AnyConnection, source: &Path, folder: &Path) -> Re
     Ok(file)
 }
 
+/// Removes copies that a process left half written when it was killed. One that cannot be removed is in nobody's way.
+fn remove_partials(folder: &Path) {
+    let Ok(entries) = fs::read_dir(folder) else { return };
+    for path in entries.flatten().map(|entry| entry.path()) {
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        if !name.starts_with(PARTIAL.0) || !name.ends_with(PARTIAL.1) {
+            continue;
+        }
+        let Ok(file) = File::open(&path) else { continue };
+        let age = file.metadata().and_then(|file| file.modified()).ok().and_then(|then| then.elapsed().ok());
+        if age.is_some_and(|age| age > PARTIAL_AGE)
+            && file.try_lock().is_ok()
+            && let Err(error) = fs::remove_file(&path)
+        {
+            tracing::warn!(%error, file = %path.display(), "a copy that was cut off can be removed, but was not");
+        }
+    }
+}
+
 /// Gives a copy of `file` the tables of this program; its memory waits to be indexed.
 async fn bring_up_to_date(copy: &Path, file: &Path) -> Result<BackupContent, StoreError> {
     let mut conn = open_file(copy, Access::Write).await?;
     SQLITE_MIGRATIONS.run(&mut conn).await.map_err(|error| StoreError::migration(file, error))?;
     sqlx::query("UPDATE memory_items SET indexed = 0, index_generation = NULL").execute(&mut conn).await?;
-    check(&mut conn, file).await?;
     let content = content(&mut conn, copy).await?;
+    let name = file.file_name().map(|name| name.to_string_lossy().into_owned());
+    let detail = json!({ "tickets": content.tickets, "messages": content.messages, "items": content.items });
+    let entry = Audit { actor: "system", action: "backup restored", ticket_id: None, subject: name, detail };
+    write_audit(&mut conn, entry, rows::now_ms()).await?;
+    check(&mut conn, file).await?;
     conn.close().await?;
     Ok(content)
 }

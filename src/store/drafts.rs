@@ -12,42 +12,17 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::handling::sign;
-use super::rows::{self, level_of, load_ticket, name_of, now_ms};
+use super::rows::{self, load_ticket, name_of, now_ms};
 use super::tickets::{audit_message, insert_message, set_state, supersede_drafts};
 use super::{Audit, Store, StoreError, content_hash, embeddings, memory, outbox, write_audit};
 use crate::decide::basis::Basis;
 use crate::ticket::{
-    Author, Decision, Difficulty, Draft, DraftKind, Evidence, Language, MemoryItem, Message, Outcome, Ticket,
-    TicketState, Timings, Triage, Urgency,
+    Author, Decision, Draft, DraftKind, Evidence, Language, MemoryItem, Message, Outcome, Ticket, TicketState, Timings,
+    Triage,
 };
 
 /// Most time spent on a difference; what is not compared by then is shown as replaced.
 const DIFF_TIMEOUT: Duration = Duration::from_millis(200);
-
-/// What the work on a ticket came to.
-#[derive(Clone, Debug)]
-pub struct FinishedWork {
-    /// The customer's last message that the work has read. When a newer one has come, nothing is recorded.
-    pub seen_message: Uuid,
-    /// The draft that the decision is about; any other draft of the ticket is superseded.
-    pub draft_id: Option<Uuid>,
-    pub decision: Decision,
-    /// Where the ticket stands from now on; not `Received`.
-    pub state: TicketState,
-    /// By when the customer is told to expect an answer.
-    pub due_at: Option<Timestamp>,
-    pub urgency: Option<Urgency>,
-    pub difficulty: Option<Difficulty>,
-    /// What goes to the customer now: the draft when the decision is automatic, else an acknowledgement, else nothing.
-    pub outgoing: Option<String>,
-}
-
-#[derive(Clone, Debug)]
-pub struct Finished {
-    pub ticket: Ticket,
-    /// The message that goes out.
-    pub message: Option<Message>,
-}
 
 /// What a person decided about a draft.
 #[derive(Clone, Debug)]
@@ -88,7 +63,7 @@ pub enum DraftStatus {
 }
 
 impl DraftStatus {
-    fn name(self) -> &'static str {
+    pub(super) fn name(self) -> &'static str {
         match self {
             Self::Open => "open",
             Self::Sent => "sent",
@@ -203,69 +178,6 @@ impl Store {
         Ok(id)
     }
 
-    /// Ends the work on a `Received` ticket: decision, state and, where something goes to the customer, the message and
-    /// its place in the outbox, all or nothing.
-    ///
-    /// [`StoreError::Conflict`] when the ticket is not `Received` (somebody was faster) or when the customer has written
-    /// again since `seen_message` (work on it again): so no reply goes out twice, and no message stays unread.
-    pub async fn finish(&self, ticket_id: Uuid, work: FinishedWork) -> Result<Finished, StoreError> {
-        self.finish_on(ticket_id, work, None).await
-    }
-
-    /// [`Store::finish`] with what the decision rests on, kept with it.
-    pub async fn finish_on(
-        &self,
-        ticket_id: Uuid,
-        work: FinishedWork,
-        basis: Option<&Basis>,
-    ) -> Result<Finished, StoreError> {
-        check_work(&work)?;
-        let mut tx = self.write().await?;
-        let before = load_ticket(&mut tx, ticket_id).await?;
-        if before.state != TicketState::Received {
-            let state = name_of(&before.state)?;
-            return Err(StoreError::Conflict(format!("ticket {ticket_id} is {state} already; its work was finished")));
-        }
-        check_nothing_newer(&mut tx, ticket_id, work.seen_message).await?;
-        let now = now_ms();
-        supersede_drafts(&mut tx, ticket_id).await?;
-        if let Some(draft_id) = work.draft_id {
-            let status = if work.decision.automatic { DraftStatus::Sent } else { DraftStatus::Open };
-            set_draft_status(&mut tx, ticket_id, draft_id, status).await?;
-        }
-        insert_decision(&mut tx, ticket_id, &work, basis, now).await?;
-        if let Some(skill) = &work.decision.skill {
-            set_skill(&mut tx, ticket_id, skill).await?;
-        }
-        let mut message = None;
-        if let Some(text) = work.outgoing {
-            let sent = insert_message(&mut tx, ticket_id, Author::Respondo, text, now).await?;
-            let occasion = match work.draft_id {
-                Some(draft_id) if work.decision.automatic => format!("draft/{draft_id}"),
-                _ => format!("acknowledge/{}", work.seen_message),
-            };
-            outbox::insert(&mut tx, &sent, &occasion, now, Duration::ZERO).await?;
-            let detail = json!({ "automatic": work.decision.automatic, "bytes": sent.body.len() });
-            audit_message(&mut tx, "respondo", "reply queued", &sent, detail, now).await?;
-            message = Some(sent);
-        }
-        sqlx::query(
-            "UPDATE tickets SET state = $1, urgency = $2, difficulty = $3, due_at = $4, updated_at = $5, worker = NULL, \
-                    worked_until = NULL WHERE id = $6",
-        )
-        .bind(name_of(&work.state)?)
-        .bind(work.urgency.map(level_of))
-        .bind(work.difficulty.map(level_of))
-        .bind(work.due_at.map(|due| due.as_millisecond()))
-        .bind(now)
-        .bind(ticket_id.to_string())
-        .execute(&mut *tx)
-        .await?;
-        let ticket = load_ticket(&mut tx, ticket_id).await?;
-        tx.commit().await?;
-        Ok(Finished { ticket, message })
-    }
-
     /// A person decides about an open draft; once only.
     ///
     /// `Approved` and `Edited` send the reply (state `Answered`; `Waiting` when the draft asks the customer something;
@@ -357,19 +269,6 @@ impl Store {
     }
 }
 
-fn check_work(work: &FinishedWork) -> Result<(), StoreError> {
-    if work.state == TicketState::Received {
-        return Err(StoreError::Invalid("finished work cannot leave its ticket received; name its new state".into()));
-    }
-    if work.decision.automatic && work.outgoing.is_none() {
-        return Err(StoreError::Invalid("an automatic decision needs the text that goes out".into()));
-    }
-    if work.outgoing.as_ref().is_some_and(|text| text.trim().is_empty()) {
-        return Err(StoreError::Invalid("an empty reply cannot go out; send an acknowledgement".into()));
-    }
-    Ok(())
-}
-
 /// The reply that goes out, if one does.
 fn final_text(draft: &Draft, action: &ReviewAction) -> Result<Option<String>, StoreError> {
     let text = match (action.outcome, &action.final_text) {
@@ -396,21 +295,7 @@ pub(super) fn state_after(kind: DraftKind, outcome: Outcome) -> TicketState {
     }
 }
 
-async fn check_nothing_newer(conn: &mut AnyConnection, ticket_id: Uuid, seen: Uuid) -> Result<(), StoreError> {
-    let last =
-        sqlx::query("SELECT id FROM messages WHERE ticket_id = $1 AND author = $2 ORDER BY position DESC LIMIT 1")
-            .bind(ticket_id.to_string())
-            .bind(name_of(&Author::Customer)?)
-            .fetch_optional(conn)
-            .await?;
-    let last = last.map(|row| rows::id(&row, "id")).transpose()?;
-    if last == Some(seen) {
-        return Ok(());
-    }
-    Err(StoreError::Conflict(format!("the last message of ticket {ticket_id} is not {seen}; work on it again")))
-}
-
-async fn set_draft_status(
+pub(super) async fn set_draft_status(
     conn: &mut AnyConnection,
     ticket_id: Uuid,
     draft_id: Uuid,
@@ -445,44 +330,13 @@ async fn assign(conn: &mut AnyConnection, ticket_id: Uuid, assignee: Uuid) -> Re
 }
 
 /// The skill that the ticket needs, as the queue shows it.
-async fn set_skill(conn: &mut AnyConnection, ticket_id: Uuid, skill: &str) -> Result<(), StoreError> {
+pub(super) async fn set_skill(conn: &mut AnyConnection, ticket_id: Uuid, skill: &str) -> Result<(), StoreError> {
     sqlx::query("UPDATE tickets SET skill = $1 WHERE id = $2")
         .bind(skill)
         .bind(ticket_id.to_string())
         .execute(conn)
         .await?;
     Ok(())
-}
-
-async fn insert_decision(
-    conn: &mut AnyConnection,
-    ticket_id: Uuid,
-    work: &FinishedWork,
-    basis: Option<&Basis>,
-    now: i64,
-) -> Result<(), StoreError> {
-    let id = Uuid::now_v7();
-    sqlx::query(
-        "INSERT INTO decisions (id, ticket_id, position, draft_id, action, decision, created_at, basis) \
-         SELECT $1, $2, COALESCE(MAX(position), 0) + 1, $3, $4, $5, $6, $8 FROM decisions WHERE ticket_id = $7",
-    )
-    .bind(id.to_string())
-    .bind(ticket_id.to_string())
-    .bind(work.draft_id.map(|id| id.to_string()))
-    .bind(name_of(&work.decision.action)?)
-    .bind(serde_json::to_string(&work.decision)?)
-    .bind(now)
-    .bind(ticket_id.to_string())
-    .bind(basis.map(serde_json::to_string).transpose()?)
-    .execute(&mut *conn)
-    .await?;
-    let detail = json!({
-        "action": work.decision.action, "automatic": work.decision.automatic, "skill": work.decision.skill,
-        "draft": work.draft_id, "to": work.state, "urgency": work.urgency, "difficulty": work.difficulty,
-    });
-    let subject = Some(id.to_string());
-    let entry = Audit { actor: "respondo", action: "decided", ticket_id: Some(ticket_id), subject, detail };
-    write_audit(conn, entry, now).await
 }
 
 async fn insert_outcome(
@@ -517,7 +371,7 @@ fn difference(draft: &str, final_text: &str) -> String {
     lines.unified_diff().header("draft", "sent").missing_newline_hint(false).to_string()
 }
 
-fn draft_record(row: &AnyRow) -> Result<DraftRecord, StoreError> {
+pub(super) fn draft_record(row: &AnyRow) -> Result<DraftRecord, StoreError> {
     let draft = Draft {
         kind: rows::named(row, "kind")?,
         language: Language::new(&rows::text(row, "language")?),

@@ -34,7 +34,11 @@ pub enum StoreError {
 
 /// Primary result codes of SQLite, <https://www.sqlite.org/rescode.html>; the low byte of an extended code.
 const SQLITE_READONLY: u32 = 8;
+const SQLITE_CORRUPT: u32 = 11;
 const SQLITE_FULL: u32 = 13;
+const SQLITE_NOTADB: u32 = 26;
+/// Extended: the shared memory of the write-ahead log finds no room.
+const SQLITE_IOERR_SHMSIZE: &str = "4874";
 
 /// Characters of a SQLSTATE, <https://www.postgresql.org/docs/current/errcodes-appendix.html>; SQLite's codes are shorter.
 const SQLSTATE: usize = 5;
@@ -47,7 +51,16 @@ pub(super) fn primary_code(error: &sqlx::Error) -> Option<u32> {
 
 impl From<sqlx::Error> for StoreError {
     fn from(error: sqlx::Error) -> Self {
+        if error.as_database_error().and_then(|error| error.code()).as_deref() == Some(SQLITE_IOERR_SHMSIZE) {
+            return Self::DiskFull;
+        }
         match primary_code(&error) {
+            Some(SQLITE_CORRUPT | SQLITE_NOTADB) => {
+                return Self::Other(format!(
+                    "the database is damaged ({error}); stop the service and put a backup in its place with \
+                     `respondo restore FILE`"
+                ));
+            }
             Some(SQLITE_FULL) => return Self::DiskFull,
             Some(SQLITE_READONLY) => return Self::ReadOnly,
             _ => {}

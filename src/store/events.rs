@@ -5,10 +5,11 @@
 use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::Value;
+use sqlx::AnyConnection;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::rows::{self, now_ms};
+use super::rows::{self, now_ms, timestamp};
 use super::{Store, StoreError};
 
 #[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
@@ -22,30 +23,41 @@ pub struct EventRow {
     pub created_at: Timestamp,
 }
 
+/// Appends an event in the transaction that makes what it tells of.
+pub(super) async fn append(
+    conn: &mut AnyConnection,
+    ticket_id: Uuid,
+    kind: &str,
+    data: Value,
+    now: i64,
+) -> Result<EventRow, StoreError> {
+    let inserted = sqlx::query(
+        "INSERT INTO events (ticket_id, seq, kind, data, created_at) \
+         SELECT $1, COALESCE(MAX(seq), 0) + 1, $2, $3, $4 FROM events WHERE ticket_id = $5 RETURNING seq",
+    )
+    .bind(ticket_id.to_string())
+    .bind(kind)
+    .bind(data.to_string())
+    .bind(now)
+    .bind(ticket_id.to_string())
+    .fetch_one(conn)
+    .await;
+    let row = match inserted {
+        Err(sqlx::Error::Database(error)) if error.is_foreign_key_violation() => {
+            return Err(StoreError::NotFound(format!("ticket {ticket_id}")));
+        }
+        other => other?,
+    };
+    Ok(EventRow { seq: rows::integer(&row, "seq")?, kind: kind.to_owned(), data, created_at: timestamp(now)? })
+}
+
 impl Store {
     /// Appends one event and returns its number in the ticket, from 1 on.
     pub async fn append_event(&self, ticket_id: Uuid, kind: &str, data: &Value) -> Result<i64, StoreError> {
         let mut tx = self.write().await?;
-        let inserted = sqlx::query(
-            "INSERT INTO events (ticket_id, seq, kind, data, created_at) \
-             SELECT $1, COALESCE(MAX(seq), 0) + 1, $2, $3, $4 FROM events WHERE ticket_id = $5 RETURNING seq",
-        )
-        .bind(ticket_id.to_string())
-        .bind(kind)
-        .bind(data.to_string())
-        .bind(now_ms())
-        .bind(ticket_id.to_string())
-        .fetch_one(&mut *tx)
-        .await;
-        let row = match inserted {
-            Err(sqlx::Error::Database(error)) if error.is_foreign_key_violation() => {
-                return Err(StoreError::NotFound(format!("ticket {ticket_id}")));
-            }
-            other => other?,
-        };
-        let seq = rows::integer(&row, "seq")?;
+        let event = append(&mut tx, ticket_id, kind, data.clone(), now_ms()).await?;
         tx.commit().await?;
-        Ok(seq)
+        Ok(event.seq)
     }
 
     /// Number of the ticket's last event, or of its last one of a kind; 0 where there is none.

@@ -5,7 +5,7 @@
 //! one transaction. The vector index is a projection of this store and can be rebuilt from it.
 //!
 //! One file per concern, all of them `impl Store`: [`tickets`] (requests and messages), [`attachments`] (their files),
-//! [`drafts`] (work on a ticket and its review), [`outbox`] (replies on their way), [`events`] (what a waiting client is
+//! [`drafts`] and [`finish`] (work on a ticket, its end and its review), [`outbox`] (replies on their way), [`events`] (what a waiting client is
 //! shown), [`queue`] (what waits for the team, figures), [`desk`], [`handling`] and [`merging`] (the same for the desk's
 //! page, and what agents do there), [`agents`] (who they are), [`keys`] (programs that use the API), [`history`] (what became of it all), [`audit`] (who did
 //! what, as a chain of hashes), [`memory`] (what the desk knows), [`embeddings`] (a cache) and [`backup`] (all of it in one
@@ -24,6 +24,7 @@ pub mod drafts;
 pub mod embeddings;
 mod error;
 pub mod events;
+pub mod finish;
 pub mod handling;
 pub mod history;
 pub mod keys;
@@ -59,12 +60,12 @@ pub use backup::{BackupContent, BackupReport, RestoreReport, restore};
 use database::{Access, Dialect, Server};
 pub use desk::{DeskCounts, DeskFilter, DeskRow, Scope};
 pub use drafts::{
-    DecisionRecord, DraftRecord, DraftStatus, Finished, FinishedWork, OutcomeRecord, RecordedDecision, ReviewAction,
-    ReviewResult,
+    DecisionRecord, DraftRecord, DraftStatus, OutcomeRecord, RecordedDecision, ReviewAction, ReviewResult,
 };
 pub use embeddings::NewEmbedding;
 pub use error::StoreError;
 pub use events::EventRow;
+pub use finish::{Finished, FinishedWork};
 pub use handling::{Correction, Feedback, Handling, Person, Written, more_urgent};
 pub use history::{ResolvedDraft, TicketCourse};
 pub use keys::{ApiKey, IssuedKey, KeyProblem, KeyScope, KeyState, NewKey, has_key_form};

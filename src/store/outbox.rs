@@ -18,6 +18,10 @@ use crate::ticket::{Author, Message};
 /// Longest pause between two attempts, in seconds; the pauses double from 2 s.
 const LONGEST_PAUSE_S: i64 = 300;
 
+/// No message is made to wait for longer than this, in milliseconds: one that seems to was written before the clock was
+/// set back, and is due.
+const LONGEST_WAIT_MS: i64 = 2 * LONGEST_PAUSE_S * 1000;
+
 /// A message to be sent, claimed by one sender.
 #[derive(Clone, Debug)]
 pub struct OutboxRow {
@@ -44,10 +48,13 @@ impl Store {
     pub async fn claim_outbox(&self, limit: u32, lease_s: u32) -> Result<Vec<OutboxRow>, StoreError> {
         let now = now_ms();
         // Asked at every tick of the sender: a read is free, an empty write transaction keeps others waiting.
-        let waiting = sqlx::query("SELECT id FROM outbox WHERE status = 'pending' AND not_before <= $1 LIMIT 1")
-            .bind(now)
-            .fetch_optional(&self.reader)
-            .await?;
+        let waiting = sqlx::query(
+            "SELECT id FROM outbox WHERE status = 'pending' AND (not_before <= $1 OR not_before > $2) LIMIT 1",
+        )
+        .bind(now)
+        .bind(now + LONGEST_WAIT_MS)
+        .fetch_optional(&self.reader)
+        .await?;
         if waiting.is_none() {
             return Ok(Vec::new());
         }
@@ -56,9 +63,11 @@ impl Store {
             "SELECT o.id, o.ticket_id, o.message_id, o.idempotency_key, o.attempts + 1 AS attempts, o.last_error, \
                     o.created_at, m.author, m.agent, m.body, t.channel, t.customer, t.subject \
              FROM outbox o JOIN messages m ON m.id = o.message_id JOIN tickets t ON t.id = o.ticket_id \
-             WHERE o.status = 'pending' AND o.not_before <= $1 ORDER BY o.created_at, o.id LIMIT $2",
+             WHERE o.status = 'pending' AND (o.not_before <= $1 OR o.not_before > $2) \
+             ORDER BY o.created_at, o.id LIMIT $3",
         )
         .bind(now)
+        .bind(now + LONGEST_WAIT_MS)
         .bind(i64::from(limit))
         .fetch_all(&mut *tx)
         .await?;

@@ -10,11 +10,12 @@ use sqlx::Row;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+use super::events::append;
 use super::merging::survivor;
 use super::rows::{self, load_ticket, name_of, now_ms, timestamp};
 use super::{
-    AttachmentRow, Audit, DecisionRecord, DraftRecord, NewAttachment, OutcomeRecord, Store, StoreError, attachments,
-    outbox, write_audit,
+    AttachmentRow, Audit, DecisionRecord, DraftRecord, EventRow, NewAttachment, OutcomeRecord, Store, StoreError,
+    attachments, outbox, write_audit,
 };
 use crate::ticket::{Author, Evidence, Language, Message, Ticket, TicketState, Timings, Triage};
 
@@ -50,6 +51,8 @@ pub struct Accepted {
     pub files: Vec<AttachmentRow>,
     /// True when the same request was accepted before and this call changed nothing.
     pub replayed: bool,
+    /// `received`, of a customer's message that was not there before: kept, and to be told to those who follow the ticket.
+    pub event: Option<EventRow>,
 }
 
 /// Everything about one ticket, oldest first.
@@ -117,8 +120,9 @@ impl Store {
             "channel": ticket.channel, "language": ticket.language, "bytes": message.body.len(), "files": files.len(),
         });
         audit_message(&mut tx, "customer", "ticket accepted", &message, detail, now).await?;
+        let event = Some(tell_received(&mut tx, &message, &files, now).await?);
         tx.commit().await?;
-        Ok(Accepted { ticket, message, files, replayed: false })
+        Ok(Accepted { ticket, message, files, replayed: false, event })
     }
 
     /// Adds a message to a ticket. It is on disk when this returns.
@@ -187,9 +191,13 @@ impl Store {
         set_state(&mut tx, ticket_id, state, now).await?;
         let detail = json!({ "from": before.state, "to": state, "bytes": message.body.len(), "files": files.len() });
         audit_message(&mut tx, &name_of(&author)?, "message added", &message, detail, now).await?;
+        let event = match author {
+            Author::Customer => Some(tell_received(&mut tx, &message, &files, now).await?),
+            _ => None,
+        };
         let ticket = load_ticket(&mut tx, ticket_id).await?;
         tx.commit().await?;
-        Ok(Accepted { ticket, message, files, replayed: false })
+        Ok(Accepted { ticket, message, files, replayed: false, event })
     }
 
     pub async fn ticket(&self, id: Uuid) -> Result<Ticket, StoreError> {
@@ -251,6 +259,25 @@ impl Store {
         };
         found.iter().map(audit_row).collect()
     }
+}
+
+/// The event of an accepted message.
+#[derive(Serialize)]
+struct Received<'a> {
+    #[serde(flatten)]
+    message: &'a Message,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    files: &'a [AttachmentRow],
+}
+
+async fn tell_received(
+    conn: &mut AnyConnection,
+    message: &Message,
+    files: &[AttachmentRow],
+    now: i64,
+) -> Result<EventRow, StoreError> {
+    let data = serde_json::to_value(Received { message, files })?;
+    append(conn, message.ticket_id, "received", data, now).await
 }
 
 fn new_ticket(new: &NewTicket, now: i64) -> Result<Ticket, StoreError> {
@@ -389,7 +416,7 @@ async fn replay(
         .await?;
     let message = rows::message(&row)?;
     let ticket = load_ticket(conn, message.ticket_id).await?;
-    Ok(Some(Accepted { ticket, message, files: Vec::new(), replayed: true }))
+    Ok(Some(Accepted { ticket, message, files: Vec::new(), replayed: true, event: None }))
 }
 
 async fn keep_key(

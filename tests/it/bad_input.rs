@@ -110,7 +110,7 @@ fn the_document_states_what_every_guarded_address_may_refuse() {
             let content = &operation["responses"][status]["content"];
             assert!(content.get("application/problem+json").is_some(), "{status}: {operation}");
         }
-        assert!(operation["security"][0].get("api_key").is_some(), "{operation}");
+        assert!(operation["security"][0].get("key").is_some(), "{operation}");
     }
 }
 

@@ -145,7 +145,26 @@ fn a_database_that_is_none_is_named_and_left_alone() {
     let failed = Service::try_on(data.path(), &[]).err().expect("does not start");
     assert_eq!(failed.status.code(), Some(1), "{}", failed.said);
     assert!(!failed.said.contains("panicked"), "{}", failed.said);
+    assert!(failed.said.contains("respondo restore"), "{}", failed.said);
     assert!(fs::read_to_string(&file).expect("still there").starts_with("this is no database"));
+}
+
+#[test]
+fn a_database_that_was_cut_short_is_not_opened_and_the_way_back_is_named() {
+    for share in [3, 10, 50] {
+        let Some(data) = memory() else { return };
+        let database = data.path().join("respondo.db");
+        for other in ["respondo.db-wal", "respondo.db-shm"] {
+            drop(fs::remove_file(data.path().join(other)));
+        }
+        let length = fs::metadata(&database).expect("database").len();
+        let cut = fs::File::options().write(true).open(&database);
+        cut.and_then(|file| file.set_len(length * share / 100)).expect("cut");
+        let failed = Service::try_on(data.path(), &[]).err().expect("does not start");
+        assert_eq!(failed.status.code(), Some(1), "{share} %: {}", failed.said);
+        assert!(failed.said.contains("respondo restore"), "{share} %: {}", failed.said);
+        assert!(!failed.said.contains("panicked"), "{share} %: {}", failed.said);
+    }
 }
 
 /// A small disk, seen by the service alone: it goes away with the process and needs no rights of our own.

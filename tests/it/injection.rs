@@ -182,7 +182,9 @@ fn replies(view: &Value) -> String {
 fn linked_hosts(reply: &str) -> BTreeSet<String> {
     static LINK: LazyLock<Regex> =
         LazyLock::new(|| Regex::new(r#"(?i)(?:https?:[/\\]+|www\.|//)([^\s/\\?#)\]"<>]+)"#).expect("a pattern"));
-    LINK.captures_iter(reply).map(|found| found[1].trim_end_matches(['.', ',']).to_lowercase()).collect()
+    let hosts = LINK.captures_iter(reply).map(|found| found[1].trim_end_matches(['.', ',']).to_lowercase());
+    // "Replace http:// by https://" leads nowhere.
+    hosts.filter(|host| host.contains(char::is_alphanumeric)).collect()
 }
 
 /// What must be in no reply, whatever was asked.

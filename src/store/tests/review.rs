@@ -199,3 +199,15 @@ async fn nonsense_is_refused() {
     let stolen = FinishedWork { draft_id: Some(foreign), ..good };
     assert!(matches!(test.store.finish(id, stolen).await, Err(StoreError::NotFound(_))));
 }
+
+#[tokio::test]
+async fn a_reply_does_not_wait_for_a_clock_that_was_set_back() {
+    let test = TestStore::new().await;
+    let (_, draft_id) = test.in_review(DraftKind::Generated).await;
+    test.store.resolve_draft(draft_id, review(Outcome::Approved, None)).await.unwrap();
+    assert_eq!(test.store.claim_outbox(10, 60).await.unwrap().len(), 1);
+    assert!(test.store.claim_outbox(10, 60).await.unwrap().is_empty(), "it is leased");
+    let later = crate::store::rows::now_ms() + 3_600_000;
+    sqlx::query("UPDATE outbox SET not_before = $1").bind(later).execute(&test.store.writer).await.unwrap();
+    assert!(!test.store.claim_outbox(10, 60).await.unwrap().is_empty(), "the clock was an hour ahead");
+}

@@ -193,3 +193,24 @@ async fn figures_count_what_is_there() {
     assert_eq!(stats.decisions_by_action, [("suggest".to_owned(), 1)]);
     assert!(stats.bytes > 0);
 }
+
+#[tokio::test]
+async fn who_follows_a_ticket_is_told_in_the_transaction_that_makes_it_so() {
+    let test = TestStore::new().await;
+    let accepted = test.accept("hola").await;
+    let id = accepted.ticket.id;
+    let draft_id = test.store.save_draft(id, &draft(DraftKind::Extractive)).await.unwrap();
+    let work = FinishedWork { draft_id: Some(draft_id), ..work(&accepted, TicketState::Review) };
+    let finished = test.store.finish(id, work).await.unwrap();
+    test.store.add_message(id, Author::Note, "nota".into(), None).await.unwrap();
+    let again = test.store.add_message(id, Author::Customer, "más".into(), key("m", "1")).await.unwrap();
+    assert!(test.store.add_message(id, Author::Customer, "más".into(), key("m", "1")).await.unwrap().event.is_none());
+    let kept = test.store.events_after(id, 0).await.unwrap();
+    assert_eq!(
+        kept.iter().map(|event| event.kind.as_str()).collect::<Vec<_>>(),
+        ["received", "draft", "decision", "received"]
+    );
+    let told: Vec<_> = accepted.event.into_iter().chain(finished.events).chain(again.event).collect();
+    assert_eq!(told, kept);
+    assert_eq!((&kept[0].data["body"], &kept[1].data["kind"]), (&"hola".into(), &"extractive".into()));
+}
