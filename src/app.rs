@@ -35,6 +35,10 @@ pub const EMBEDDING_CONTAINER: &str = "e5-small-q4.bin";
 pub const EMBEDDING_TOKENIZER: &str = "tokenizer.json";
 /// Folder of the vector index inside the data folder.
 pub const INDEX_FOLDER: &str = "index";
+/// What a process with an index in its data folder claims of a database that others share, and how long it waits for one
+/// that has just ended to be noticed.
+const EMBEDDED_INDEX: &str = "embedded index";
+const CLAIM_WAIT: Duration = Duration::from_secs(5);
 /// Free disk space that a start demands: the index engine maps sparse files of about 235 MB.
 const LEAST_FREE_BYTES: u64 = 260_000_000;
 
@@ -368,8 +372,14 @@ async fn open_index(
 
 /// What the index holds is marked in the store. Two indexes beside one store would each miss what the other was given.
 async fn check_alone(store: &Store) -> Result<()> {
+    let until = Instant::now() + CLAIM_WAIT;
+    let mut claimed = store.claim(EMBEDDED_INDEX).await?;
+    while !claimed && Instant::now() < until {
+        tokio::time::sleep(CLAIM_WAIT / 20).await;
+        claimed = store.claim(EMBEDDED_INDEX).await?;
+    }
     anyhow::ensure!(
-        store.claim("embedded index").await?,
+        claimed,
         "another process that shares this database has an index in its data folder; set index.kind = \"server\" for all of \
          them, or run one only"
     );

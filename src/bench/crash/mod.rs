@@ -102,9 +102,9 @@ fn environment(args: &CrashArgs) -> Vec<(&'static str, String)> {
 
 async fn survive(settings: &Settings, args: &CrashArgs, seed: u64, texts: Vec<Row>, start: Start) -> Result<String> {
     let samples = args.samples.clone();
-    let filling = start.clone();
-    tokio::task::spawn_blocking(move || fill(&filling, &samples)).await??;
-    let store = open(&start).await?;
+    let (filling, on_server) = (start.clone(), args.database.is_some());
+    tokio::task::spawn_blocking(move || fill(&filling, &samples, on_server)).await??;
+    let store = open(settings, args, &start).await?;
     let tickets = store.stats().await?.tickets;
     ensure!(tickets == 0, "the store holds {tickets} tickets already; choose an empty one");
     let plan = Plan::new(seed, args.requests as usize, args.kills as usize, &texts);
@@ -136,13 +136,16 @@ async fn survive(settings: &Settings, args: &CrashArgs, seed: u64, texts: Vec<Ro
 }
 
 /// The store that the service writes to, for reading.
-async fn open(start: &Start) -> Result<Store> {
-    Ok(Store::open_shared(&start.folder).await?)
+async fn open(settings: &Settings, args: &CrashArgs, start: &Start) -> Result<Store> {
+    Ok(match &args.database {
+        Some(url) => Store::open_server_shared(url, &settings.database.schema).await?,
+        None => Store::open_shared(&start.folder).await?,
+    })
 }
 
 /// Reads the samples into the memory, unless the folder has a database.
-fn fill(start: &Start, samples: &Path) -> Result<()> {
-    if start.folder.join(crate::store::DATABASE_FILE).exists() {
+fn fill(start: &Start, samples: &Path, on_server: bool) -> Result<()> {
+    if !on_server && start.folder.join(crate::store::DATABASE_FILE).exists() {
         return Ok(());
     }
     for (file, kind) in MEMORY {
@@ -165,7 +168,9 @@ fn report(seed: u64, args: &CrashArgs, plan: &Plan, driven: &Driven, figures: &F
         // A String takes everything.
         let _ = writeln!(text, "- {name}: {value}");
     };
-    let again = format!("respondo bench crash --requests {} --kills {} --seed {seed}", args.requests, args.kills);
+    let database = if args.database.is_some() { " --database URL" } else { "" };
+    let again =
+        format!("respondo bench crash --requests {} --kills {} --seed {seed}{database}", args.requests, args.kills);
     line("command", again);
     line("date", jiff::Zoned::now().date().to_string());
     line("store", if args.database.is_some() { "PostgreSQL" } else { "SQLite" }.to_owned());
