@@ -162,7 +162,7 @@ fn fill(acme: &Site, data: &Path, env: Env) -> Held {
     };
     // One answer becomes memory.
     let other = client.worked_ticket(REQUEST);
-    let answer = json!({ "text": format!("Keep one of the two records, {CANARY}."), "agent": "Xyzzyqplugh" });
+    let answer = json!({ "text": format!("Keep one of the two records, {CANARY}."), "agent": "Ana" });
     let edited = client.post(&format!("/v1/drafts/{}/edit", open_draft(&other)), &answer);
     assert_eq!(edited.status, 200, "{}", edited.body);
     assert_eq!(desk.form(&format!("/desk/tickets/{ticket}/note"), &[("text", CANARY)]).status, 303);
