@@ -108,15 +108,18 @@ impl Store {
     /// Lets a person in or keeps them out; who is kept out is signed out at once.
     ///
     /// # Errors
-    /// [`StoreError::Conflict`] when it is the last active admin.
+    /// [`StoreError::Conflict`] when it is the last active admin, [`StoreError::NotFound`] when there is no such person.
     pub async fn set_agent_active(&self, id: Uuid, active: bool, by: &str) -> Result<(), StoreError> {
         let mut tx = self.write().await?;
         let now = now_ms();
-        sqlx::query("UPDATE agents SET active = $1 WHERE id = $2")
+        let changed = sqlx::query("UPDATE agents SET active = $1 WHERE id = $2")
             .bind(i64::from(active))
             .bind(id.to_string())
             .execute(&mut *tx)
             .await?;
+        if changed.rows_affected() == 0 {
+            return Err(StoreError::NotFound(format!("person {id}")));
+        }
         let admins = sqlx::query("SELECT 1 FROM agents WHERE role = $1 AND active = 1 LIMIT 1")
             .bind(name_of(&Role::Admin)?)
             .fetch_optional(&mut *tx)

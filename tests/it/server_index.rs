@@ -1,9 +1,9 @@
 //! The program with its vector index on a server, which here is the one for tests.
 
-// Tests in the library use what is left over here.
+// Tests in the library use what is left over here; other modules here use this one.
 #[path = "../../src/retrieve/server/fake/mod.rs"]
 #[allow(dead_code)]
-mod fake;
+pub mod fake;
 
 use std::path::Path;
 use std::time::{Duration, Instant};

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use ureq::http::request::Builder;
 use ureq::http::{HeaderMap, Request, Response};
 use ureq::{Agent, Body};
 
@@ -17,6 +18,8 @@ pub struct Client {
     agent: Agent,
     address: SocketAddr,
     key: Option<String>,
+    /// Named in place of the address.
+    host: Option<String>,
 }
 
 /// An answer, whatever its status.
@@ -46,11 +49,17 @@ impl Client {
             .max_redirects(0)
             .proxy(None)
             .build();
-        Self { agent: config.into(), address, key: None }
+        Self { agent: config.into(), address, key: None, host: None }
     }
 
     pub fn with_key(mut self, key: &str) -> Self {
         self.key = Some(key.to_owned());
+        self
+    }
+
+    /// Names a host, as a browser does that found this machine by it.
+    pub fn with_host(mut self, host: &str) -> Self {
+        self.host = Some(host.to_owned());
         self
     }
 
@@ -87,18 +96,49 @@ impl Client {
     }
 
     fn answer(&self, method: &str, path: &str, headers: &[(&str, &str)], body: Option<&[u8]>) -> Response<Body> {
+        self.try_answer(method, path, headers, body).unwrap_or_else(|error| panic!("{method} {path}: {error}"))
+    }
+
+    /// Sends JSON to a service that may go away meanwhile; None where no whole answer came.
+    pub fn try_post(&self, path: &str, headers: &[(&str, &str)], body: &Value) -> Option<Reply> {
+        let headers: Vec<_> = headers.iter().copied().chain([("content-type", "application/json")]).collect();
+        let mut response = self.try_answer("POST", path, &headers, Some(body.to_string().as_bytes())).ok()?;
+        let (status, headers) = (response.status().as_u16(), response.headers().clone());
+        Some(Reply { status, headers, body: response.body_mut().read_to_string().ok()? })
+    }
+
+    /// Status of an answer whose body may have no end.
+    pub fn status(&self, path: &str, headers: &[(&str, &str)]) -> u16 {
+        self.answer("GET", path, headers, None).status().as_u16()
+    }
+
+    fn try_answer(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Option<&[u8]>,
+    ) -> Result<Response<Body>, ureq::Error> {
+        let mut request = self.request(method, path);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        match body {
+            Some(body) => self.agent.run(request.body(body).expect("request")),
+            None => self.agent.run(request.body(()).expect("request")),
+        }
+    }
+
+    /// A request with what every request of this client says.
+    fn request(&self, method: &str, path: &str) -> Builder {
         let mut request = Request::builder().method(method).uri(format!("http://{}{path}", self.address));
         if let Some(key) = &self.key {
             request = request.header("authorization", format!("Bearer {key}"));
         }
-        for (name, value) in headers {
-            request = request.header(*name, *value);
+        if let Some(host) = &self.host {
+            request = request.header("host", host);
         }
-        let sent = match body {
-            Some(body) => self.agent.run(request.body(body).expect("request")),
-            None => self.agent.run(request.body(()).expect("request")),
-        };
-        sent.unwrap_or_else(|error| panic!("{method} {path}: {error}"))
+        request
     }
 
     /// Opens a ticket and gives its id.
@@ -146,11 +186,7 @@ impl Client {
 
     /// A ticket's events as they come.
     pub fn events(&self, id: &str, after: Option<&str>) -> impl Iterator<Item = Event> + use<> {
-        let uri = format!("http://{}/v1/tickets/{id}/events", self.address);
-        let mut request = Request::builder().uri(uri);
-        if let Some(key) = &self.key {
-            request = request.header("authorization", format!("Bearer {key}"));
-        }
+        let mut request = self.request("GET", &format!("/v1/tickets/{id}/events"));
         if let Some(after) = after {
             request = request.header("last-event-id", after);
         }

@@ -16,9 +16,12 @@ pub struct Desk {
 impl Desk {
     /// Makes the first account of a fresh service, an administrator, and signs it in.
     pub fn set_up(service: &Service, name: &str) -> Self {
-        let client = service.client();
-        let token = setup_token(service);
-        let form = [("token", token.as_str()), ("name", name), ("login", &name.to_lowercase()), ("password", PASSWORD)];
+        Self::set_up_with(service.client(), &setup_token(service), name)
+    }
+
+    /// The same for the desk that a client speaks to, with the token of its set-up link.
+    pub fn set_up_with(client: Client, token: &str, name: &str) -> Self {
+        let form = [("token", token), ("name", name), ("login", &name.to_lowercase()), ("password", PASSWORD)];
         let made = post_form(&client, "/desk/setup", "", &form);
         assert_eq!((made.status, made.header("location")), (303, "/desk"), "{}", made.body);
         Self::with(client, &made)
@@ -74,11 +77,21 @@ impl Desk {
 
 /// The token in the set-up link that the service printed.
 pub fn setup_token(service: &Service) -> String {
-    let mark = "/desk/setup?token=";
+    said_after(service, "the team works at", "/desk/setup?token=")
+}
+
+/// The token in the set-up link of another team.
+pub fn setup_token_of(service: &Service, team: &str) -> String {
+    said_after(service, &format!("{team} works at"), "/desk/setup?token=")
+}
+
+/// The word after `mark` in the line of the service's output that has `name` in it.
+fn said_after(service: &Service, name: &str, mark: &str) -> String {
     let until = std::time::Instant::now() + std::time::Duration::from_secs(10);
     loop {
         let said = service.said();
-        if let Some((_, rest)) = said.split_once(mark) {
+        let line = said.lines().find_map(|line| line.split_once(name)?.1.split_once(mark));
+        if let Some((_, rest)) = line {
             return rest.split_whitespace().next().unwrap_or_default().to_owned();
         }
         assert!(std::time::Instant::now() < until, "no set-up link: {said}");

@@ -6,6 +6,7 @@ mod desk;
 #[path = "../../../src/endpoint/testing.rs"]
 pub mod model_server;
 mod network;
+mod postgres;
 mod service;
 
 use std::fs::File;
@@ -21,8 +22,9 @@ use serde_json::Value;
 
 pub use browser::{DARK, Driver, ENGLISH, Look, PHONE, SPANISH, Window};
 pub use client::{Client, Event, Reply, encode, ids as found_ids};
-pub use desk::{Desk, PASSWORD, post_form, setup_token, ticket_of};
+pub use desk::{Desk, PASSWORD, post_form, setup_token, setup_token_of, ticket_of};
 pub use network::Network;
+pub use postgres::Postgres;
 pub use service::{Service, shared};
 
 /// The sample requests that are not in the memory.
