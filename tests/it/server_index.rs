@@ -18,7 +18,7 @@ const REQUEST: &str =
 /// Far beyond anything that these tests wait for, also on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(240);
 
-fn settings<'a>(url: &'a str) -> Vec<(&'a str, &'a str)> {
+fn settings(url: &str) -> Vec<(&str, &str)> {
     // Short pauses after failures, and deadlines that a busy machine does not miss.
     vec![
         ("RESPONDO_INDEX__KIND", "server"),

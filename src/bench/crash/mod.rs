@@ -192,7 +192,6 @@ fn report(seed: u64, args: &CrashArgs, plan: &Plan, driven: &Driven, figures: &F
     line("approved answers in the memory", figures.learned.to_string());
     line("points of the index", figures.points.to_string());
     line("lines of the audit trail, all as they were written", figures.audit_lines.to_string());
-    line("tickets whose stream lacks a `received` or `decision` event", figures.without_event.to_string());
     line("wrong", driven.wrong.len().to_string());
     text
 }

@@ -105,7 +105,7 @@ pub(super) fn collection(name: &str, settings: &IndexSettings, stamp: &Stamp) ->
         on_disk: Some(settings.on_disk),
         ..VectorParams::default()
     };
-    let map = HashMap::from([(PROBLEM.to_owned(), dense.clone()), (SOLUTION.to_owned(), dense)]);
+    let map = HashMap::from([(PROBLEM.to_owned(), dense), (SOLUTION.to_owned(), dense)]);
     let words = SparseVectorParams { modifier: Some(Modifier::Idf.into()), ..SparseVectorParams::default() };
     CreateCollection {
         collection_name: name.to_owned(),

@@ -41,7 +41,7 @@ async fn a_key_is_found_by_its_hash_and_stands_nowhere() {
     let issued = test.store.add_key(new, "Ana").await.unwrap();
     assert!(has_key_form(&issued.key) && issued.key.len() == 47, "{}", issued.key);
     assert_eq!(found(&test, &issued.key).await, issued.record);
-    assert_eq!(test.store.keys().await.unwrap(), [issued.record.clone()]);
+    assert_eq!(test.store.keys().await.unwrap(), std::slice::from_ref(&issued.record));
     assert_eq!(test.store.key_by_id(issued.record.id).await.unwrap(), Some(issued.record.clone()));
     let record = &issued.record;
     assert_eq!((record.name.as_str(), record.scopes.as_slice()), ("shop", &[KeyScope::Tickets][..]));
