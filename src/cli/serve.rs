@@ -108,6 +108,7 @@ impl Service {
     /// # Errors
     /// When the certificate cannot be used, the address is taken or a store cannot be read.
     pub async fn start(app: App) -> Result<Self> {
+        check_exposure(&app.settings, &app.store).await?;
         let pair = app.settings.server.tls();
         let tls = pair.map(|(certificate, key)| Tls::load(certificate, key)).transpose()?.map(Arc::new);
         let wanted = SocketAddr::new(app.settings.server.address, app.settings.server.port);

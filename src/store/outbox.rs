@@ -18,10 +18,6 @@ use crate::ticket::{Author, Message};
 /// Longest pause between two attempts, in seconds; the pauses double from 2 s.
 const LONGEST_PAUSE_S: i64 = 300;
 
-/// No message is made to wait for longer than this, in milliseconds: one that seems to was written before the clock was
-/// set back, and is due.
-const LONGEST_WAIT_MS: i64 = 2 * LONGEST_PAUSE_S * 1000;
-
 /// A message to be sent, claimed by one sender.
 #[derive(Clone, Debug)]
 pub struct OutboxRow {
@@ -47,12 +43,14 @@ impl Store {
     /// Claims up to `limit` messages that wait to be sent, oldest first, for `lease_s` seconds each.
     pub async fn claim_outbox(&self, limit: u32, lease_s: u32) -> Result<Vec<OutboxRow>, StoreError> {
         let now = now_ms();
+        // No message is made to wait for longer: one that seems to was written before the clock was set back, and is due.
+        let longest_wait = 2 * LONGEST_PAUSE_S.max(lease_s.into()) * 1000;
         // Asked at every tick of the sender: a read is free, an empty write transaction keeps others waiting.
         let waiting = sqlx::query(
             "SELECT id FROM outbox WHERE status = 'pending' AND (not_before <= $1 OR not_before > $2) LIMIT 1",
         )
         .bind(now)
-        .bind(now + LONGEST_WAIT_MS)
+        .bind(now + longest_wait)
         .fetch_optional(&self.reader)
         .await?;
         if waiting.is_none() {
@@ -67,7 +65,7 @@ impl Store {
              ORDER BY o.created_at, o.id LIMIT $3",
         )
         .bind(now)
-        .bind(now + LONGEST_WAIT_MS)
+        .bind(now + longest_wait)
         .bind(i64::from(limit))
         .fetch_all(&mut *tx)
         .await?;

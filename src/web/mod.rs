@@ -10,6 +10,7 @@ pub mod files;
 pub mod format;
 pub mod language;
 pub mod links;
+mod names;
 pub mod page;
 pub mod presence;
 pub mod session;

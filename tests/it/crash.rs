@@ -139,7 +139,7 @@ fn a_stop_while_a_draft_is_written_parks_or_finishes_it_and_a_kill_loses_nothing
     service.ask_to_stop();
     let (status, took, said) = service.ended();
     assert!(status.success(), "{status}: {said}");
-    assert!(took < Duration::from_secs(10), "took {took:?} to stop");
+    assert!(took < Duration::from_secs(30), "took {took:?} to stop");
     assert!(said.contains("parked"), "{said}");
 
     // The next process takes it up by itself, and is killed in the middle of a word.

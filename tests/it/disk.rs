@@ -246,23 +246,6 @@ fn an_index_whose_vectors_or_texts_were_cut_is_built_again() {
 }
 
 #[test]
-fn an_index_that_ends_every_process_that_opens_it_is_built_again() {
-    let Some(data) = memory() else { return };
-    let service = Service::on(data.path(), &[]);
-    let whole = points(&service.client());
-    service.stop();
-    // The engine takes these for the lengths of what follows and asks for more memory than there is.
-    let files = files_of(&data.path().join("index"));
-    let mappings: Vec<&PathBuf> = files.iter().filter(|file| text(file).ends_with(".mappings")).collect();
-    assert!(!mappings.is_empty(), "the engine keeps its ids elsewhere: {files:?}");
-    for file in mappings {
-        let length = fs::metadata(file).expect("file").len();
-        fs::write(file, vec![1; usize::try_from(length).expect("small")]).expect("written over");
-    }
-    heals(data.path(), &whole, "ids");
-}
-
-#[test]
 fn an_index_of_another_version_or_folder_is_built_again() {
     let Some(data) = memory() else { return };
     let service = Service::on(data.path(), &[]);

@@ -132,7 +132,7 @@ async fn an_erased_customer_leaves_no_byte() {
     assert_eq!(report.tickets, [id]);
     let removed = report.removed;
     assert_eq!((removed.tickets, removed.messages, removed.files, removed.drafts), (1, 5, 1, 1));
-    assert_eq!((removed.decisions, removed.events, removed.unsent), (1, 1, 2));
+    assert_eq!((removed.decisions, removed.events, removed.unsent), (1, 5, 2));
     assert_eq!(tables_with_canary(&test).await, [""; 0]);
     assert_eq!(files_with_canary(&test), [""; 0]);
 

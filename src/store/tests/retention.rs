@@ -103,10 +103,10 @@ async fn files_events_and_keys_have_times_of_their_own() {
     let id = closed(&test, None, 1).await;
     let settings = Retention { attachments_days: 10, events_days: 20, idempotency_days: 5, ..Retention::default() };
     let planned = plan(&test.store, &settings, days_from_now(21)).await.unwrap();
-    assert_eq!((planned[0].1.files, planned[1].1.events, planned[1].1.idempotency_keys), (1, 3, 1));
+    assert_eq!((planned[0].1.files, planned[1].1.events, planned[1].1.idempotency_keys), (1, 5, 1));
     let total = removed(&test, &settings, days_from_now(11)).await;
     assert_eq!((total.tickets, total.files, total.events, total.idempotency_keys), (0, 1, 0, 1));
-    assert_eq!(removed(&test, &settings, days_from_now(21)).await.events, 3);
+    assert_eq!(removed(&test, &settings, days_from_now(21)).await.events, 5);
     assert_eq!(removed(&test, &settings, days_from_now(22)).await, crate::store::Expiring::default());
     assert_eq!(test.store.messages(id).await.unwrap().len(), 1, "the conversation stays");
     let left = test.store.events_after(id, 0).await.unwrap();
