@@ -7,6 +7,7 @@ pub mod bm25;
 pub mod edge;
 pub mod fuse;
 pub mod memory;
+mod names;
 pub mod passages;
 pub mod question_sets;
 pub mod retriever;

@@ -10,14 +10,7 @@ use qdrant_edge::{
     SearchParams, UpdateOperation,
 };
 
-pub(super) const PROBLEM: &str = "problem";
-pub(super) const SOLUTION: &str = "solution";
-pub(super) const BM25: &str = "bm25";
-pub(super) const MEMORY_ID: &str = "memory_id";
-pub(super) const KIND: &str = "kind";
-pub(super) const PRODUCT: &str = "product";
-pub(super) const LANGUAGE: &str = "language";
-pub(super) const PASSAGE: &str = "passage";
+pub(super) use crate::retrieve::names::{BM25, KIND, LANGUAGE, MEMORY_ID, PASSAGE, PROBLEM, PRODUCT, SOLUTION};
 
 /// A part of the index with fewer points than this is scanned, exactly: that takes a few milliseconds, and what is scanned
 /// needs no building. The same bound holds for the points that a filter leaves over in a part with a graph.

@@ -17,14 +17,7 @@ use qdrant_client::qdrant::{
 use super::settings::{IndexSettings, Quantisation};
 use crate::retrieve::bm25;
 
-pub(super) const PROBLEM: &str = "problem";
-pub(super) const SOLUTION: &str = "solution";
-pub(super) const BM25: &str = "bm25";
-pub(super) const MEMORY_ID: &str = "memory_id";
-pub(super) const KIND: &str = "kind";
-pub(super) const PRODUCT: &str = "product";
-pub(super) const LANGUAGE: &str = "language";
-pub(super) const PASSAGE: &str = "passage";
+pub(super) use crate::retrieve::names::{BM25, KIND, LANGUAGE, MEMORY_ID, PASSAGE, PROBLEM, PRODUCT, SOLUTION};
 
 /// Version of the layout; raise it when a collection of an older one cannot be read or is kept otherwise.
 const FORMAT: i64 = 1;
