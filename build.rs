@@ -17,7 +17,7 @@ const BESIDE: [&str; 8] = [
     "src/main.rs",
     "prompts/judge",
 ];
-const ROOTS: [&str; 4] = ["src", "prompts", "models/triage.bin", "Cargo.lock"];
+const ROOTS: [&str; 5] = ["src", "prompts", "models/relevance.toml", "models/triage.bin", "Cargo.lock"];
 
 fn main() {
     let mut files = Vec::new();

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
+use crate::decide::relevance::RelevanceModel;
 use crate::draft::Drafter;
 use crate::draft::prompt::Prompts;
 use crate::embed::{
@@ -18,13 +19,14 @@ use crate::inference::gguf::GgufGenerator;
 use crate::inference::masked::MaskedGenerator;
 use crate::inference::openai::{Endpoint, OpenAiGenerator};
 use crate::inference::{CHAT_MODEL, Inference, Models};
+use crate::learn;
 use crate::learn::index::{self, Indexer, LearnError};
 use crate::models::{Manifest, ModelStore, default_cache_dir, free_space};
 use crate::pipeline::Pipeline;
 use crate::retrieve::retriever::Retriever;
 use crate::retrieve::server::ServerStore;
 use crate::retrieve::server::settings::IndexKind;
-use crate::retrieve::{RetrieveError, VectorStore};
+use crate::retrieve::{Citations, RetrieveError, VectorStore};
 use crate::settings::{EmbeddingKind, Generation, GenerationFallback, GenerationKind, Settings};
 use crate::store::{DATABASE_FILE, Store, StoreError, create_private_dir};
 use crate::triage::TriageModel;
@@ -92,8 +94,8 @@ impl App {
         let Generators { servers, local, problem } = writing.await?;
         degraded.extend(problem);
         let inference = Inference::start_all(Models { embedder, servers, local });
-        let indexer = Indexer { store: store.clone(), inference: inference.clone(), vectors: Arc::clone(&vectors) };
         let pipeline = pipeline(&settings, &store, &inference, &vectors).await?;
+        let indexer = indexer(&pipeline, &vectors);
         Ok(Self { settings, store, inference, vectors, indexer, pipeline, degraded })
     }
 
@@ -107,8 +109,8 @@ impl App {
         let mut degraded = Vec::new();
         let (name, dimensions) = (inference.embedder_name().to_owned(), inference.dimensions());
         let vectors = open_index(&settings, &name, dimensions, &store, &mut degraded).await?;
-        let indexer = Indexer { store: store.clone(), inference: inference.clone(), vectors: Arc::clone(&vectors) };
         let pipeline = pipeline(&settings, &store, &inference, &vectors).await?;
+        let indexer = indexer(&pipeline, &vectors);
         Ok(Self { settings, store, inference, vectors, indexer, pipeline, degraded })
     }
 
@@ -157,17 +159,32 @@ pub async fn pipeline(
     vectors: &Arc<dyn VectorStore>,
 ) -> Result<Pipeline> {
     let prompts = Prompts::load(settings.draft.prompts())?;
+    let citations = Arc::new(Citations::default());
+    learn::citations::follow(&citations, store).await?;
+    let retriever = Retriever::with_fusion(Arc::clone(vectors), settings.retrieval.fusion());
     let triage = TriageModel::embedded().context("built-in triage model")?.for_embedder(inference.embedder_name());
+    let relevance = match settings.draft.relevance() {
+        Some(path) => RelevanceModel::load(path).context("draft.relevance")?,
+        None => RelevanceModel::embedded().context("built-in weights of evidence relevance")?,
+    };
     Ok(Pipeline {
         store: store.clone(),
         events: Events::new(store.clone()),
         inference: inference.clone(),
-        retriever: Arc::new(Retriever::with_fusion(Arc::clone(vectors), settings.retrieval.fusion())),
+        retriever: Arc::new(retriever.with_citations(citations)),
         triage: Arc::new(triage),
+        relevance: relevance.for_embedder(inference.embedder_name()).map(Arc::new),
         drafter: Arc::new(Drafter::new(prompts, inference.clone(), settings)),
         usual_time: store.memory_stats().await?.expected_time,
         settings: Arc::clone(settings),
     })
+}
+
+/// What keeps the index, and what the stages know of the memory's links, in step with the store.
+fn indexer(pipeline: &Pipeline, vectors: &Arc<dyn VectorStore>) -> Indexer {
+    let citations = Arc::clone(pipeline.retriever.citations());
+    let (store, inference) = (pipeline.store.clone(), pipeline.inference.clone());
+    Indexer { store, inference, vectors: Arc::clone(vectors), citations }
 }
 
 /// The language models that a start found.

@@ -18,16 +18,17 @@ use tokio::sync::{AcquireError, Notify, Semaphore, SemaphorePermit};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+use crate::decide::relevance::RelevanceModel;
 use crate::decide::{self, PlanKind};
 use crate::draft::Drafter;
-use crate::events::Events;
+use crate::events::{Events, event_data};
 use crate::inference::{Inference, InferenceError, News, Writing};
 use crate::intake;
 use crate::learn;
 use crate::retrieve::retriever::{Ranked, Retriever, fold_duplicates};
 use crate::retrieve::{Filter, SearchQuery};
 use crate::settings::Settings;
-use crate::store::{FinishedWork, Store, StoreError};
+use crate::store::{Analysis, FinishedWork, Store, StoreError};
 use crate::ticket::{
     Action, Author, Decision, Draft, Evidence, ExpectedTime, Finding, Language, MemoryItem, Message, Request,
     Retrieved, Ticket, TicketState, Timings, Triage, Urgency,
@@ -41,6 +42,8 @@ const EMBED_LIMIT: Duration = Duration::from_secs(4);
 const CANDIDATES: usize = 100;
 /// Items looked up and compared for each one that is shown.
 const FOLDED_PER_SHOWN: usize = 3;
+/// Stages told at once: two or three come up together, tokens one by one.
+const STAGES_AT_ONCE: usize = 16;
 
 /// News of a request in progress, in the order in which they can be shown.
 #[derive(Clone, Debug)]
@@ -74,6 +77,8 @@ pub struct Judged {
     pub vector: Option<Vec<f32>>,
     pub triage: Triage,
     pub evidence: Vec<Retrieved>,
+    /// Probability that the evidence answers the request; see [`Pipeline::fit`].
+    pub fit: Option<f32>,
     /// Stages that failed or ran out of time, in words.
     pub degraded: Vec<String>,
     pub timings: Timings,
@@ -122,6 +127,8 @@ pub struct Pipeline {
     pub inference: Inference,
     pub retriever: Arc<Retriever>,
     pub triage: Arc<TriageModel>,
+    /// None where the running embedder is not the one of the training.
+    pub relevance: Option<Arc<RelevanceModel>>,
     pub drafter: Arc<Drafter>,
     pub settings: Arc<Settings>,
     /// Quantiles of all known times in the memory, for requests without close neighbours.
@@ -138,10 +145,10 @@ impl Pipeline {
 
     /// Drafts a reply to a judged request and decides what may happen to it.
     pub async fn reply(&self, request: &Request, judged: Judged, watch: &UnboundedSender<Stage>) -> Answer {
-        let Judged { triage, evidence, mut degraded, timings, clock, .. } = judged;
+        let Judged { triage, evidence, fit, mut degraded, timings, clock, .. } = judged;
         let policy = self.settings.policy.of(request.queue.as_deref());
         let has_words = request.text().chars().any(char::is_alphabetic);
-        let plan = if has_words { decide::plan(&triage, &evidence, policy) } else { decide::plan_for_no_words() };
+        let plan = if has_words { decide::plan(&triage, &evidence, fit, policy) } else { decide::plan_for_no_words() };
         let drafting = timed("draft", self.drafter.race(request, &evidence, &plan, &clock, watch)).await;
         degraded.extend(drafting.degraded.iter().cloned());
         let acknowledgement = self.drafter.acknowledge(request, &triage).filter(|_| plan.kind != PlanKind::Discard);
@@ -200,9 +207,15 @@ impl Pipeline {
         let retrieve_ms = clock.elapsed_ms() - embed_ms;
         let judge = || self.triage.judge(request, vector.as_deref(), &evidence, self.usual_time);
         let triage = timed_now("triage", judge);
+        let fit = timed_now("fit of evidence", || self.fit(request, &evidence));
         let triage_ms = clock.elapsed_ms() - embed_ms - retrieve_ms;
         let timings = Timings { embed_ms, retrieve_ms, triage_ms, ..Timings::default() };
-        Judged { vector, triage, evidence, degraded, timings, clock }
+        Judged { vector, triage, evidence, fit, degraded, timings, clock }
+    }
+
+    /// Calibrated probability that `evidence` (best first) answers the request; None where it cannot be judged.
+    pub fn fit(&self, request: &Request, evidence: &[Retrieved]) -> Option<f32> {
+        self.relevance.as_ref().map(|model| model.probability(request, evidence))
     }
 
     /// Puts a stored ticket through [`Pipeline::answer`] and records the outcome. Safe to repeat after a crash: the
@@ -348,15 +361,24 @@ impl Pipeline {
         Ok(found)
     }
 
+    /// Tells those who follow the ticket of the stages; what has come up at the same time is kept at once.
     async fn publish(&self, ticket: Uuid, mut stages: UnboundedReceiver<Stage>) -> Result<(), StoreError> {
-        while let Some(stage) = stages.recv().await {
-            match stage {
-                Stage::Evidence(evidence) => self.events.keep(ticket, "evidence", &evidence).await?,
-                Stage::Triage(triage) => self.events.keep(ticket, "triage", &triage).await?,
-                Stage::Extractive(draft) => self.events.keep(ticket, "extractive", &draft).await?,
-                Stage::Token(text) => self.events.token(ticket, &text),
-                Stage::Cut(findings) => self.events.keep(ticket, "cut", &findings).await?,
+        let mut arrived = Vec::new();
+        while stages.recv_many(&mut arrived, STAGES_AT_ONCE).await > 0 {
+            let mut kept = Vec::new();
+            for stage in arrived.drain(..) {
+                match stage {
+                    Stage::Evidence(evidence) => kept.push(("evidence", event_data(&evidence))),
+                    Stage::Triage(triage) => kept.push(("triage", event_data(&triage))),
+                    Stage::Extractive(draft) => kept.push(("extractive", event_data(&draft))),
+                    Stage::Cut(findings) => kept.push(("cut", event_data(&findings))),
+                    Stage::Token(text) => {
+                        self.events.keep_all(ticket, std::mem::take(&mut kept)).await?;
+                        self.events.token(ticket, &text);
+                    }
+                }
             }
+            self.events.keep_all(ticket, kept).await?;
         }
         Ok(())
     }
@@ -371,16 +393,9 @@ impl Pipeline {
         if read.is_acknowledged {
             answer.say_nothing_twice();
         }
-        let vector = vector.map(|vector| (self.inference.embedder_name(), vector));
-        let evidence = as_evidence(&answer.evidence);
-        self.store.save_analysis(ticket, &answer.triage, &evidence, &answer.timings, vector).await?;
-        let draft_id = match &answer.draft {
-            Some(draft) => Some(self.store.save_draft(ticket, draft).await?),
-            None => None,
-        };
         let work = FinishedWork {
             seen_message: read.last_message,
-            draft_id,
+            draft_id: None,
             decision: answer.decision.clone(),
             state: state_after(&answer.decision),
             due_at: due_at(answer.triage.expected_time),
@@ -388,10 +403,12 @@ impl Pipeline {
             difficulty: Some(answer.triage.difficulty.label),
             outgoing: answer.outgoing.clone(),
         };
-        let queue = self.store.ticket(ticket).await?.queue;
-        let basis = self.basis(queue.as_deref(), read.last_message, &answer).await;
+        let basis = self.basis(read.request.queue.as_deref(), read.last_message, &answer).await;
         let basis = basis.map_err(|error| StoreError::Other(error.to_string()))?;
-        let finished = self.store.finish_on(ticket, work, Some(&basis)).await?;
+        let evidence = as_evidence(&answer.evidence);
+        let vector = vector.map(|vector| (self.inference.embedder_name(), vector));
+        let analysis = Analysis { triage: &answer.triage, evidence: &evidence, timings: &answer.timings, vector };
+        let finished = self.store.record(ticket, work, &analysis, answer.draft.as_ref(), Some(&basis)).await?;
         self.events.tell_kept(ticket, finished.events);
         count(&answer);
         Ok(())

@@ -60,6 +60,7 @@ impl Pipeline {
             policy: short(serde_json::to_vec(settings.policy.of(queue))?),
             settings: short(bearing),
             triage: TriageModel::embedded_digest().to_owned(),
+            relevance: self.relevance.as_ref().map(|model| model.digest()).unwrap_or_default(),
             embedder: self.inference.embedder_name().to_owned(),
             generator: self.inference.generator_name().map(str::to_owned),
             prompts: self.drafter.prompts().digest().to_owned(),

@@ -344,6 +344,16 @@ pub struct Decision {
     pub skill: Option<String>,
     /// True when the text of the draft goes to the customer without a person.
     pub automatic: bool,
+    /// Calibrated probability, 0 to 1, that what was found answers the request. None where it was not judged.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fit: Option<f32>,
+}
+
+impl Decision {
+    /// One that leaves everything to a person.
+    pub fn new(action: Action, reasons: Vec<String>) -> Self {
+        Self { action, reasons, skill: None, automatic: false, fit: None }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]

@@ -25,7 +25,7 @@ use self::busy::{Busy, Task};
 use crate::events::Change;
 use crate::leases::{Leases, RENEWAL};
 use crate::pipeline::{Pipeline, Worked};
-use crate::store::{OutboxRow, StoreError};
+use crate::store::StoreError;
 use crate::ticket::Urgency;
 
 /// Tries before a ticket makes room for others; the pauses between them double.
@@ -76,6 +76,15 @@ struct Running<'a>(&'a Worker);
 impl Drop for Running<'_> {
     fn drop(&mut self) {
         self.0.lock().running -= 1;
+    }
+}
+
+/// A task that tells customers; out of the way however it ends.
+struct Telling<'a>(&'a Worker);
+
+impl Drop for Telling<'_> {
+    fn drop(&mut self) {
+        self.0.lock().tellers -= 1;
     }
 }
 
@@ -140,7 +149,7 @@ impl Worker {
                 busy.again.insert(ticket);
                 return;
             }
-            busy.line.push(ticket);
+            busy.join(ticket);
         }
         self.dispatch();
     }
@@ -190,14 +199,38 @@ impl Worker {
                 }
                 self.work_until_done(ticket, stop).await;
             }
-            Task::Tell { ticket, in_full } => {
-                let told = self.inner.pipeline.acknowledge_late(ticket, in_full).await;
-                let urgency = told.unwrap_or_else(|error| {
-                    tracing::warn!(%ticket, %error, "a customer could not be told that the reply takes longer");
-                    Some(Urgency::High)
-                });
-                self.lock().told(ticket, urgency);
+            Task::Tell { tickets } => {
+                let _telling = Telling(&self);
+                match tickets[..] {
+                    [ticket] => self.tell(ticket).await,
+                    _ => self.tell_together(tickets).await,
+                }
                 self.outbox_changed();
+            }
+        }
+    }
+
+    /// Tells one customer, with all that is known, that the reply takes longer.
+    async fn tell(&self, ticket: Uuid) {
+        let told = self.inner.pipeline.acknowledge_late(ticket).await;
+        let urgency = told.unwrap_or_else(|error| {
+            tracing::warn!(%ticket, %error, "a customer could not be told that the reply takes longer");
+            Some(Urgency::High)
+        });
+        self.lock().told(ticket, urgency);
+    }
+
+    async fn tell_together(&self, tickets: Vec<Uuid>) {
+        match self.inner.pipeline.acknowledge_all_late(&tickets).await {
+            Ok(urgencies) => {
+                let mut busy = self.lock();
+                tickets.into_iter().zip(urgencies).for_each(|(ticket, urgency)| busy.told(ticket, urgency));
+            }
+            Err(error) => {
+                tracing::warn!(%error, "{} customers are told one by one that the reply takes longer", tickets.len());
+                for ticket in tickets {
+                    self.tell(ticket).await;
+                }
             }
         }
     }
@@ -450,45 +483,25 @@ impl Worker {
 
     /// Delivers what waits. On the HTTP channel a message is delivered by being on the ticket and its event stream.
     async fn send_outbox(&self) -> Result<(), StoreError> {
-        let pipeline = &self.inner.pipeline;
+        let Pipeline { store, events, .. } = &self.inner.pipeline;
         loop {
-            let rows = pipeline.store.claim_outbox(OUTBOX_BATCH, OUTBOX_LEASE_S).await?;
+            let rows = store.claim_outbox(OUTBOX_BATCH, OUTBOX_LEASE_S).await?;
             if rows.is_empty() {
                 return Ok(());
             }
-            for row in rows {
-                let sent = match self.deliver(&row).await {
-                    Ok(()) => pipeline.store.mark_sent(row.id).await,
-                    Err(StoreError::NotFound(gone)) => Err(StoreError::NotFound(gone)),
-                    Err(error) => {
-                        pipeline.store.release(row.id, &error.to_string()).await?;
-                        continue;
+            let told = match store.deliver(&rows).await {
+                Ok(told) => told,
+                Err(error) => {
+                    for row in rows {
+                        store.release(row.id, &error.to_string()).await?;
                     }
-                };
-                match sent {
-                    Ok(()) => metrics::counter!("respondo_sent_total", "channel" => row.channel).increment(1),
-                    // The ticket was erased after its row was claimed.
-                    Err(StoreError::NotFound(_)) => {}
-                    Err(error) => return Err(error),
+                    return Err(error);
                 }
+            };
+            for (row, event) in rows.into_iter().zip(told).filter_map(|(row, event)| Some((row, event?))) {
+                events.tell_kept(row.ticket_id, [event]);
+                metrics::counter!("respondo_sent_total", "channel" => row.channel).increment(1);
             }
         }
-    }
-
-    /// Puts a message on its ticket's event stream, once: an earlier sender may have ended between that and the mark that
-    /// it was sent.
-    async fn deliver(&self, row: &OutboxRow) -> Result<(), StoreError> {
-        let pipeline = &self.inner.pipeline;
-        if row.attempts > 1 {
-            let told = pipeline.store.events_after(row.ticket_id, 0).await?;
-            let id = row.message_id.to_string();
-            if told.iter().any(|event| event.kind == "message" && event.data["message_id"] == id) {
-                return Ok(());
-            }
-        }
-        let message = serde_json::json!({
-            "message_id": row.message_id, "author": row.author, "agent": row.agent, "body": row.body,
-        });
-        pipeline.events.keep(row.ticket_id, "message", &message).await
     }
 }

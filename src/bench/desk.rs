@@ -117,7 +117,7 @@ async fn fill(folder: &Path, count: usize) -> Result<(Vec<Uuid>, String)> {
         let work = FinishedWork {
             seen_message: accepted.message.id,
             draft_id: Some(draft),
-            decision: Decision { action: Action::Suggest, reasons: Vec::new(), skill: None, automatic: false },
+            decision: Decision::new(Action::Suggest, Vec::new()),
             state: TicketState::Review,
             due_at: Timestamp::now().checked_add(due).ok(),
             urgency: Urgency::ALL.get(random.usize(..4)).copied(),
@@ -135,7 +135,7 @@ async fn fill(folder: &Path, count: usize) -> Result<(Vec<Uuid>, String)> {
     };
     let agent = store.add_agent(agent, "bench", true).await?;
     let expires = Timestamp::now().as_millisecond() + 86_400_000;
-    store.start_session(agent.id, &hex(&Sha256::digest(TOKEN.as_bytes())), CSRF, expires).await?;
+    store.start_session(agent.id, None, &hex(&Sha256::digest(TOKEN.as_bytes())), CSRF, expires).await?;
     let key = store.secret("customer links", "a key that only this measurement has").await?;
     store.close().await;
     Ok((tickets, key))

@@ -5,7 +5,7 @@
 //! the end; how soon is read from the conversations themselves.
 
 use std::fmt::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -14,6 +14,7 @@ use anyhow::{Context, Result, ensure};
 use indicatif::ProgressBar;
 use jiff::Timestamp;
 use serde_json::Value;
+use tempfile::TempDir;
 
 use super::load::client::{Answered, Client, Offered};
 use super::load::service::Start;
@@ -37,6 +38,7 @@ const LATE: &str = "the reply would be late";
 /// What is measured.
 #[derive(Clone, Debug)]
 pub struct Plan {
+    /// A data folder with a memory; a copy of it is used.
     pub folder: PathBuf,
     pub config: Option<PathBuf>,
     /// Replies drafted at the same time.
@@ -88,7 +90,9 @@ struct Sent {
 /// # Errors
 /// When the service does not start, or decides on nothing.
 pub fn run(plan: &Plan, rows: &[Row]) -> Result<OverloadReport> {
-    let running = Start { folder: plan.folder.clone(), config: plan.config.clone(), environment: Vec::new() }.run()?;
+    let copy = copy_of(&plan.folder)?;
+    let start = Start { folder: copy.path().to_owned(), config: plan.config.clone(), environment: Vec::new() };
+    let running = start.run()?;
     let client = &running.client;
     for row in rows.iter().rev().take(WARM_TICKETS) {
         client.ticket(row, "decision")?;
@@ -128,18 +132,42 @@ pub fn run(plan: &Plan, rows: &[Row]) -> Result<OverloadReport> {
     Ok(report)
 }
 
-/// Tickets a second, with as many open as replies are drafted at the same time.
+/// Tickets a second, with as many open as replies are drafted at the same time, each followed to its decision.
 fn capacity(client: &Client, rows: &[Row], at_once: usize) -> Result<f64> {
     let stop = AtomicBool::new(false);
     let began = Instant::now();
     let written = std::thread::scope(|scope| {
-        let writing = scope.spawn(|| keep_writing(client, rows, at_once, &stop));
+        let writing = scope.spawn(|| keep_writing(client, rows, at_once, "decision", &stop));
         std::thread::sleep(CAPACITY_TIME);
         stop.store(true, Ordering::Relaxed);
         writing.join().unwrap_or_default()
     });
     ensure!(written.replies > 0, "no ticket was decided on within {} s", CAPACITY_TIME.as_secs());
     Ok(written.replies as f64 / began.elapsed().as_secs_f64())
+}
+
+/// A copy of a prepared data folder, so that nothing of an earlier run stands in line; removed with the value.
+fn copy_of(prepared: &Path) -> Result<TempDir> {
+    let beside = prepared.parent().unwrap_or(prepared);
+    let made = tempfile::Builder::new().prefix("overload-").tempdir_in(beside).and_then(|copy| {
+        copy_into(prepared, copy.path())?;
+        Ok(copy)
+    });
+    made.with_context(|| format!("cannot copy {} to a folder beside it", prepared.display()))
+}
+
+fn copy_into(from: &Path, to: &Path) -> std::io::Result<()> {
+    for entry in std::fs::read_dir(from)? {
+        let entry = entry?;
+        let target = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            std::fs::create_dir(&target)?;
+            copy_into(&entry.path(), &target)?;
+        } else {
+            std::fs::copy(entry.path(), &target)?;
+        }
+    }
+    Ok(())
 }
 
 /// Sends a message until it is accepted or refused.

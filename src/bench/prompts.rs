@@ -214,7 +214,9 @@ async fn make(settings: &Settings, source: &Source, news: &mut dyn FnMut(&str)) 
     let hashes: Vec<String> = items.iter().map(content_hash).collect::<Result<_, _>>()?;
     store.put_items(&items, &hashes).await?;
     let vectors: Arc<dyn VectorStore> = Arc::new(MemoryStore::new(inference.dimensions()));
-    let indexer = Indexer { store: store.clone(), inference: inference.clone(), vectors: Arc::clone(&vectors) };
+    let citations = Arc::default();
+    let indexer =
+        Indexer { store: store.clone(), inference: inference.clone(), vectors: Arc::clone(&vectors), citations };
     let count = items.len();
     indexer
         .catch_up(|report| news(&format!("prompts: {} of {count} items of the memory embedded", report.items)))

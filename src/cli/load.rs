@@ -58,7 +58,7 @@ pub async fn run(settings: Settings, config: Option<PathBuf>, args: LoadArgs) ->
     ensure!(args.rate > 0.0 && args.rate <= 1_000.0, "--rate must be above 0 and at most 1000 messages a second");
     ensure!(args.seconds > 0 && args.items > 0 && args.writers > 0, "--seconds, --items and --writers must be above 0");
     let material = Material::find(&args.data)?;
-    let folder = args.folder.clone().unwrap_or_else(|| kept_folder(&model_cache(&settings), args.items));
+    let folder = args.folder.clone().unwrap_or_else(|| kept_folder(&model_cache(&settings), "load", args.items));
     let key = Some(settings.server.api_key.clone());
     let embedder = settings.clone();
     let (rows, items) = prepare(embedder, &material, folder.clone(), args.items).await?;

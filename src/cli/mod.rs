@@ -13,6 +13,7 @@ mod load;
 mod migrate;
 mod migrate_store;
 mod overload;
+mod person;
 mod render;
 mod replay;
 mod retention;
@@ -80,6 +81,9 @@ enum Command {
     /// Make, list, end and replace keys for programs that use the API.
     #[command(subcommand)]
     Key(key::KeyCommand),
+    /// List who works at the desk, or give somebody a new password.
+    #[command(subcommand)]
+    Person(person::PersonCommand),
     /// Read out or erase all that is held about one customer.
     #[command(subcommand)]
     Customer(customer::CustomerCommand),
@@ -115,6 +119,8 @@ enum Command {
 enum TrainCommand {
     /// Train the heads for urgency, difficulty and next step.
     Triage(crate::triage::command::TrainTriageArgs),
+    /// Train the weights that judge whether evidence fits a request.
+    Relevance(crate::decide::relevance::command::TrainRelevanceArgs),
 }
 
 /// Parses the arguments, runs the command and says what failed.
@@ -151,6 +157,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
             crate::models::command::run(command, &manifest, &store)
         }
         Command::Train(TrainCommand::Triage(args)) => crate::triage::command::run(args),
+        Command::Train(TrainCommand::Relevance(args)) => crate::decide::relevance::command::run(&args),
         Command::Demo(args) => runtime()?.block_on(demo::run(settings, args)),
         Command::Ask(args) => runtime()?.block_on(ask::run(settings, args)),
         Command::Serve(args) => runtime()?.block_on(serve::run(settings, args)),
@@ -159,6 +166,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Reindex => runtime()?.block_on(ingest::reindex(settings)),
         Command::Migrate(command) => runtime()?.block_on(migrate::run(settings, command)),
         Command::Key(command) => runtime()?.block_on(key::run(settings, command)),
+        Command::Person(command) => runtime()?.block_on(person::run(settings, command)),
         Command::Audit(command) => runtime()?.block_on(audit::run(settings, command)),
         Command::Customer(command) => runtime()?.block_on(customer::run(settings, command)),
         Command::Retention { dry_run } => runtime()?.block_on(retention::run(settings, dry_run)),

@@ -40,7 +40,7 @@ pub async fn run(settings: Settings, config: Option<PathBuf>, args: OverloadArgs
     ensure!(args.factor > 0.0 && args.factor <= 100.0, "--factor must be above 0 and at most 100");
     ensure!(args.seconds > 0 && args.items > 0, "--seconds and --items must be above 0");
     let material = Material::find(&args.data)?;
-    let folder = args.folder.unwrap_or_else(|| kept_folder(&model_cache(&settings), args.items));
+    let folder = args.folder.unwrap_or_else(|| kept_folder(&model_cache(&settings), "overload", args.items));
     let concurrency = settings.server.concurrency;
     let bounds = format!(
         "{concurrency} replies at once, a deadline of {} s, {} tickets waiting at most",

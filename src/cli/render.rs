@@ -107,6 +107,9 @@ pub fn decision(answer: &Answer, style: Style) -> String {
     let automatic = if decision.automatic { ", goes out by itself" } else { "" };
     let mut out = format!("{} {action}{automatic}\n", style.heading("Decision"));
     decision.reasons.iter().for_each(|reason| push(&mut out, format_args!("  - {reason}\n")));
+    if let Some(fit) = decision.fit {
+        push(&mut out, format_args!("  evidence fits: {:.0} %\n", fit * 100.0));
+    }
     if let Some(skill) = &decision.skill {
         push(&mut out, format_args!("  needs: {skill}\n"));
     }

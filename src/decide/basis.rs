@@ -19,6 +19,9 @@ pub struct Basis {
     pub settings: String,
     /// Digest of the triage heads.
     pub triage: String,
+    /// Digest of the weights that judge the fit of evidence; empty where they were not used, and in older records.
+    #[serde(default)]
+    pub relevance: String,
     /// Name of the embedding model; also the generation of the index.
     pub embedder: String,
     /// Name of the language model, where one was there.
@@ -51,6 +54,7 @@ impl Basis {
             ("policy", self.policy.clone(), now.policy.clone()),
             ("settings", self.settings.clone(), now.settings.clone()),
             ("triage model", self.triage.clone(), now.triage.clone()),
+            ("relevance weights", self.relevance.clone(), now.relevance.clone()),
             ("embedding model", self.embedder.clone(), now.embedder.clone()),
             ("language model", generator(self), generator(now)),
             ("prompts", self.prompts.clone(), now.prompts.clone()),
@@ -105,6 +109,7 @@ mod tests {
             policy: "p".to_owned(),
             settings: "s".to_owned(),
             triage: "t".to_owned(),
+            relevance: "w".to_owned(),
             embedder: "e".to_owned(),
             generator: None,
             prompts: "r".to_owned(),

@@ -5,6 +5,7 @@
 //! it.
 
 pub mod basis;
+pub mod relevance;
 
 use std::collections::BTreeMap;
 
@@ -36,6 +37,11 @@ pub struct QueuePolicy {
     pub min_similarity: f32,
     /// Least mean share of content words found, over the sentences that rest on evidence, 0 to 1.
     pub min_support: f32,
+    /// Least probability that the evidence answers the request for a reply to go out by itself, 0 to 1. Without that
+    /// judgement nothing does.
+    pub min_fit: f32,
+    /// The same for anything to be drafted from the evidence at all.
+    pub min_fit_to_draft: f32,
     /// Least similarity for anything to be drafted from the evidence at all.
     pub min_similarity_to_draft: f32,
     /// Least calibrated probability of "not a request" for a message to be set aside without a reply. Of ten such messages
@@ -56,6 +62,8 @@ impl Default for QueuePolicy {
             min_answer_probability: 0.8,
             min_similarity: 0.86,
             min_support: 0.6,
+            min_fit: 0.9,
+            min_fit_to_draft: 0.35,
             min_similarity_to_draft: 0.78,
             min_reject_probability: 0.7,
             hold_critical: true,
@@ -97,15 +105,18 @@ pub struct Plan {
     /// Whether the racers should start.
     pub draft: bool,
     pub kind: PlanKind,
+    /// Calibrated probability that the evidence answers the request; None where it was not judged.
+    pub fit: Option<f32>,
     /// In plain words, most important first.
     pub reasons: Vec<String>,
 }
 
 /// Decides what to draft. A request that a person must take may still get a draft for that person to look at, as long as the
-/// evidence is close.
-pub fn plan(triage: &Triage, retrieved: &[Retrieved], policy: &QueuePolicy) -> Plan {
+/// evidence is close and fits. `fit` is the probability that it answers the request (see [`relevance`]).
+pub fn plan(triage: &Triage, retrieved: &[Retrieved], fit: Option<f32>, policy: &QueuePolicy) -> Plan {
     let closest = retrieved.iter().map(|found| found.similarity).fold(-1.0, f32::max);
-    let has_evidence = closest >= policy.min_similarity_to_draft;
+    let is_close = closest >= policy.min_similarity_to_draft;
+    let has_evidence = is_close && fit.is_none_or(|fit| reaches(fit, policy.min_fit_to_draft));
     let next = &triage.next;
     let sure = percent(next.probability);
     let mut reasons = Vec::new();
@@ -116,7 +127,7 @@ pub fn plan(triage: &Triage, retrieved: &[Retrieved], policy: &QueuePolicy) -> P
         // Dropping a customer's message takes more than a guess.
         NextStep::Reject if !next.abstained && reaches(next.probability, policy.min_reject_probability) => {
             reasons.push(format!("it does not look like a support request ({sure} sure)"));
-            return Plan { draft: false, kind: PlanKind::Discard, reasons };
+            return Plan { draft: false, kind: PlanKind::Discard, fit, reasons };
         }
         NextStep::Human if !next.abstained => {
             reasons.push(format!("a person with access or authority has to act ({sure} sure)"));
@@ -131,19 +142,23 @@ pub fn plan(triage: &Triage, retrieved: &[Retrieved], policy: &QueuePolicy) -> P
             PlanKind::Answer
         }
         _ => {
-            reasons.push("nothing in the memory is close enough to answer from".to_owned());
+            reasons.push(match fit.filter(|_| is_close) {
+                Some(fit) => format!("what was found probably does not answer the request (fits: {})", percent(fit)),
+                None => "nothing in the memory is close enough to answer from".to_owned(),
+            });
             PlanKind::Escalate
         }
     };
     if policy.mode == Mode::Off {
         reasons.push("drafting is switched off for this queue".to_owned());
     }
-    Plan { draft: has_evidence && policy.mode != Mode::Off, kind, reasons }
+    Plan { draft: has_evidence && policy.mode != Mode::Off, kind, fit, reasons }
 }
 
 /// The plan for a message without a single word (emoji, numbers): there is nothing to judge, so it is asked about.
 pub fn plan_for_no_words() -> Plan {
-    Plan { draft: false, kind: PlanKind::Ask, reasons: vec!["the message has no words to go by".to_owned()] }
+    let reasons = vec!["the message has no words to go by".to_owned()];
+    Plan { draft: false, kind: PlanKind::Ask, fit: None, reasons }
 }
 
 /// Decides what may happen to `draft`. `guard_passed` is the guard's verdict on it; without a draft it does not matter.
@@ -154,9 +169,13 @@ pub fn decide(
     triage: &Triage,
     policy: &QueuePolicy,
 ) -> Decision {
+    Decision { fit: plan.fit, ..decided(plan, draft, guard_passed, triage, policy) }
+}
+
+fn decided(plan: &Plan, draft: Option<&Draft>, guard_passed: bool, triage: &Triage, policy: &QueuePolicy) -> Decision {
     let mut reasons = plan.reasons.clone();
     match plan.kind {
-        PlanKind::Discard => return Decision { action: Action::Discard, reasons, skill: None, automatic: false },
+        PlanKind::Discard => return Decision::new(Action::Discard, reasons),
         PlanKind::Escalate => return escalate(reasons, draft, triage, policy),
         PlanKind::Ask | PlanKind::Answer => {}
     }
@@ -179,10 +198,10 @@ fn answer(mut reasons: Vec<String>, plan: &Plan, draft: &Draft, triage: &Triage,
     let doubts = doubts(plan, draft, triage, policy);
     if doubts.is_empty() {
         reasons.push("every threshold of this queue is met".to_owned());
-        return Decision { action: Action::Send, reasons, skill: None, automatic: true };
+        return Decision { automatic: true, ..Decision::new(Action::Send, reasons) };
     }
     reasons.splice(0..0, doubts);
-    Decision { action: Action::Suggest, reasons, skill: None, automatic: false }
+    Decision::new(Action::Suggest, reasons)
 }
 
 /// Everything that speaks against sending the reply without a person, in words.
@@ -207,6 +226,15 @@ fn doubts(plan: &Plan, draft: &Draft, triage: &Triage, policy: &QueuePolicy) -> 
             percent(probability),
             percent(policy.min_answer_probability)
         ));
+    }
+    match plan.fit {
+        Some(fit) if reaches(fit, policy.min_fit) => {}
+        Some(fit) => doubts.push(format!(
+            "the evidence fits with a probability of {}, {} is needed",
+            percent(fit),
+            percent(policy.min_fit)
+        )),
+        None => doubts.push("whether the evidence fits could not be judged".to_owned()),
     }
     let similarity = cited_similarity(draft);
     if !reaches(similarity, policy.min_similarity) {
@@ -242,7 +270,7 @@ fn ask(mut reasons: Vec<String>, draft: &Draft, triage: &Triage, policy: &QueueP
     reasons.push(
         if automatic { "questions go out by themselves" } else { "an agent looks at the question first" }.to_owned(),
     );
-    Decision { action: Action::Ask, reasons, skill: triage.skill.clone(), automatic }
+    Decision { skill: triage.skill.clone(), automatic, ..Decision::new(Action::Ask, reasons) }
 }
 
 fn escalate(mut reasons: Vec<String>, draft: Option<&Draft>, triage: &Triage, policy: &QueuePolicy) -> Decision {
@@ -251,10 +279,9 @@ fn escalate(mut reasons: Vec<String>, draft: Option<&Draft>, triage: &Triage, po
         None => "no skill stands out among similar requests".to_owned(),
     });
     Decision {
-        action: Action::Escalate,
-        reasons,
         skill: triage.skill.clone(),
         automatic: may_acknowledge(draft, policy),
+        ..Decision::new(Action::Escalate, reasons)
     }
 }
 
@@ -262,10 +289,9 @@ fn escalate(mut reasons: Vec<String>, draft: Option<&Draft>, triage: &Triage, po
 fn hand_over(mut reasons: Vec<String>, triage: &Triage, policy: &QueuePolicy, draft: Option<&Draft>) -> Decision {
     reasons.push("a person takes it on".to_owned());
     Decision {
-        action: Action::Acknowledge,
-        reasons,
         skill: triage.skill.clone(),
         automatic: may_acknowledge(draft, policy),
+        ..Decision::new(Action::Acknowledge, reasons)
     }
 }
 

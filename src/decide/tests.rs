@@ -60,7 +60,7 @@ fn close(similarity: f32) -> Vec<Retrieved> {
 fn a_sure_grounded_reply_is_sent_only_where_the_queue_says_so() {
     let triage = triage(NextStep::Answer, 0.95);
     let draft = draft(DraftKind::Generated, 0.92, 0.9);
-    let plan = plan(&triage, &close(0.92), &sending());
+    let plan = plan(&triage, &close(0.92), Some(0.95), &sending());
     assert!(plan.draft && plan.kind == PlanKind::Answer);
     assert_eq!(decide(&plan, Some(&draft), true, &triage, &sending()).action, Action::Send);
     assert_eq!(decide(&plan, Some(&draft), true, &triage, &QueuePolicy::default()).action, Action::Suggest);
@@ -87,7 +87,7 @@ fn each_doubt_lowers_to_suggest() {
         (sure, cut),
     ];
     for (triage, draft) in cases {
-        let plan = plan(&triage, &close(0.92), &sending());
+        let plan = plan(&triage, &close(0.92), Some(0.95), &sending());
         let decision = decide(&plan, Some(&draft), true, &triage, &sending());
         assert_eq!(decision.action, Action::Suggest, "{decision:?}");
         assert!(!decision.automatic);
@@ -95,10 +95,36 @@ fn each_doubt_lowers_to_suggest() {
 }
 
 #[test]
+fn evidence_that_does_not_fit_is_no_answer_however_close_it_is() {
+    let sure = triage(NextStep::Answer, 0.95);
+    let beside = plan(&sure, &close(0.95), Some(0.1), &sending());
+    assert!(!beside.draft && beside.kind == PlanKind::Escalate);
+    assert!(beside.reasons.iter().any(|reason| reason.contains("10 %")), "{beside:?}");
+    let decision = decide(&beside, Some(&draft(DraftKind::Acknowledgement, 0.0, 0.0)), true, &sure, &sending());
+    assert_eq!((decision.action, decision.fit), (Action::Escalate, Some(0.1)));
+    let question = plan(&triage(NextStep::Ask, 0.9), &close(0.95), Some(0.1), &sending());
+    assert!(!question.draft && question.kind == PlanKind::Ask);
+    let off = QueuePolicy { min_fit_to_draft: 0.0, ..sending() };
+    assert!(plan(&sure, &close(0.95), Some(0.1), &off).draft);
+    assert!(!plan(&sure, &close(0.95), Some(f32::NAN), &off).draft);
+}
+
+#[test]
+fn between_the_thresholds_an_agent_looks_first() {
+    let sure = triage(NextStep::Answer, 0.95);
+    let good = draft(DraftKind::Generated, 0.92, 0.9);
+    for (fit, action) in [(Some(0.95), Action::Send), (Some(0.6), Action::Suggest), (None, Action::Suggest)] {
+        let plan = plan(&sure, &close(0.92), fit, &sending());
+        let decision = decide(&plan, Some(&good), true, &sure, &sending());
+        assert_eq!((decision.action, decision.fit), (action, fit), "{decision:?}");
+    }
+}
+
+#[test]
 fn a_person_is_named_by_skill() {
     let mut triage = triage(NextStep::Human, 0.9);
     triage.skill = Some("billing".to_owned());
-    let plan = plan(&triage, &[], &sending());
+    let plan = plan(&triage, &[], None, &sending());
     let decision = decide(&plan, Some(&draft(DraftKind::Acknowledgement, 0.0, 0.0)), true, &triage, &sending());
     assert_eq!(
         (decision.action, decision.skill.as_deref(), decision.automatic),
@@ -111,11 +137,11 @@ fn a_person_is_named_by_skill() {
 fn a_guess_never_discards() {
     let mut triage = triage(NextStep::Reject, 0.4);
     triage.next.abstained = true;
-    assert_ne!(plan(&triage, &[], &sending()).kind, PlanKind::Discard);
+    assert_ne!(plan(&triage, &[], None, &sending()).kind, PlanKind::Discard);
     triage.next.abstained = false;
-    assert_ne!(plan(&triage, &[], &sending()).kind, PlanKind::Discard, "less probable than the policy demands");
+    assert_ne!(plan(&triage, &[], None, &sending()).kind, PlanKind::Discard, "less probable than the policy demands");
     triage.next.probability = 0.9;
-    assert_eq!(plan(&triage, &[], &sending()).kind, PlanKind::Discard);
+    assert_eq!(plan(&triage, &[], None, &sending()).kind, PlanKind::Discard);
 }
 
 #[test]
@@ -140,7 +166,7 @@ proptest! {
     #[test]
     fn the_guard_can_only_lower_autonomy(
         next in 0_usize..4, probability in 0.0_f32..1.0, urgency in 0_usize..4, abstained: bool, similarity in -1.0_f32..1.0, support in 0.0_f32..1.0,
-        kind in 0_usize..4, mode in 0_usize..3, send_questions: bool, hold_critical: bool, has_draft: bool, cut: bool,
+        kind in 0_usize..4, mode in 0_usize..3, fit in proptest::option::of(0.0_f32..1.0), send_questions: bool, hold_critical: bool, has_draft: bool, cut: bool,
     ) {
         let mut triage = triage(NextStep::ALL[next], probability);
         triage.urgency = judgement(Urgency::ALL[urgency], 0.7);
@@ -149,7 +175,7 @@ proptest! {
         let mut draft = draft(kinds[kind], similarity, support);
         let modes = [Mode::Off, Mode::Suggest, Mode::Send];
         let policy = QueuePolicy { mode: modes[mode], send_questions, hold_critical, ..QueuePolicy::default() };
-        let plan = plan(&triage, &close(similarity), &policy);
+        let plan = plan(&triage, &close(similarity), fit, &policy);
         let passed = decide(&plan, has_draft.then_some(&draft), true, &triage, &policy);
         let failed = decide(&plan, has_draft.then_some(&draft), false, &triage, &policy);
         prop_assert!(autonomy(&failed) <= autonomy(&passed));
@@ -158,6 +184,7 @@ proptest! {
         prop_assert_eq!(&passed, &decide(&plan, has_draft.then_some(&draft), true, &triage, &policy));
         if passed.action == Action::Send {
             prop_assert!(policy.mode == Mode::Send && passed.automatic);
+            prop_assert!(fit.is_some_and(|fit| fit >= policy.min_fit));
             prop_assert!(!(hold_critical && triage.urgency.label == Urgency::Critical));
         }
         if cut {

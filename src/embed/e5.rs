@@ -13,8 +13,8 @@ use crate::kernels::pool;
 /// twice the time and hardly change what is found.
 pub const DEFAULT_MAX_TOKENS: usize = 256;
 
-/// 4-bit weights from the file, rounded once more to 8 bits with a scale per row; activations of 8 bits.
-const NAME: &str = "multilingual-e5-small-q4-w8a8";
+/// Name of the model: 4-bit weights from the file, rounded once more to 8 bits with a scale per row; activations of 8 bits.
+pub const NAME: &str = "multilingual-e5-small-q4-w8a8";
 /// Texts that a thread tokenises at a time.
 const TEXTS_PER_TASK: usize = 4;
 /// Prefix, start and end token must fit.

@@ -46,13 +46,22 @@ pub fn read_memory(context: &Context<'_>, memory: &[Memory]) -> Result<Vec<Memor
             MemoryAs::Beir => items.extend(super::data::beir::corpus(&path, CorpusAs::Articles)?),
         }
     }
+    check_distinct(context, &items)?;
+    Ok(items)
+}
+
+/// No two items of a memory may have one id.
+///
+/// # Errors
+/// When two have.
+pub fn check_distinct(context: &Context<'_>, items: &[MemoryItem]) -> Result<(), EvalError> {
     let mut seen = HashSet::new();
-    match items.iter().find(|item| !seen.insert(item.id.clone())) {
+    match items.iter().find(|item| !seen.insert(item.id.as_str())) {
         Some(twice) => Err(EvalError::Suite {
             suite: context.suite.name.clone(),
             reason: format!("the memory holds the id `{}` twice", twice.id),
         }),
-        None => Ok(items),
+        None => Ok(()),
     }
 }
 

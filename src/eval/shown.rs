@@ -50,6 +50,9 @@ pub fn notes(answer: &Answer) -> Vec<(String, String)> {
         ("difficulty".to_owned(), judgement(&triage.difficulty)),
         ("next step".to_owned(), judgement(&triage.next)),
     ];
+    if let Some(fit) = answer.decision.fit {
+        notes.push(("evidence fits".to_owned(), format!("{:.0} %", fit * 100.0)));
+    }
     if let Some(text) = &answer.outgoing {
         notes.push(("sent at once".to_owned(), text.clone()));
     }

@@ -79,7 +79,8 @@ pub struct Part {
     #[serde(default)]
     pub about: String,
     pub data: Data,
-    /// What the service remembers while it answers. Retrieval on a BEIR folder brings its own.
+    /// What the service remembers while it answers. Retrieval on a BEIR folder brings its own; what is
+    /// named here stands beside it, is not ranked, and counts by what its replies link to.
     #[serde(default)]
     pub memory: Vec<Memory>,
     /// Draws so many cases; all when left out.

@@ -111,11 +111,18 @@ impl Events {
     /// # Errors
     /// When the store cannot write.
     pub async fn keep(&self, ticket: Uuid, kind: &'static str, data: &impl Serialize) -> Result<(), StoreError> {
-        let data = serde_json::to_value(data).unwrap_or(Value::Null);
-        let kept = self.store.append_event(ticket, kind, &data).await?;
-        self.publish(ticket, Event { id: EventId { kept, token: 0 }, kind, data });
-        // No receiver is not a failure: no list is open.
-        drop(self.changes.send(Change { ticket, kind, elsewhere: false }));
+        self.keep_all(ticket, vec![(kind, event_data(data))]).await
+    }
+
+    /// The same for several events, in their order and in one transaction.
+    ///
+    /// # Errors
+    /// When the store cannot write.
+    pub async fn keep_all(&self, ticket: Uuid, events: Vec<(&'static str, Value)>) -> Result<(), StoreError> {
+        if !events.is_empty() {
+            let kept = self.store.append_events(ticket, events).await?;
+            self.tell_kept(ticket, kept);
+        }
         Ok(())
     }
 
@@ -211,6 +218,12 @@ impl Topics {
             born,
         })
     }
+}
+
+/// The data of an event as it is kept.
+pub fn event_data(data: &impl Serialize) -> Value {
+    // What does not fit JSON would be a map with keys that are no text; none of ours has one.
+    serde_json::to_value(data).unwrap_or(Value::Null)
 }
 
 /// Kinds come from this program's own constants; a row of a newer version is passed on under a neutral name.

@@ -32,6 +32,9 @@ pub struct TriageAnswer {
     pub language: Language,
     pub triage: Triage,
     pub evidence: Vec<Retrieved>,
+    /// Calibrated probability, 0 to 1, that the evidence answers the request; absent where it cannot be judged.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fit: Option<f32>,
     /// Stages that failed, in words.
     pub degraded: Vec<String>,
 }
@@ -52,6 +55,7 @@ pub async fn judge(
         language: request.language,
         triage: judged.triage,
         evidence: judged.evidence,
+        fit: judged.fit,
         degraded: judged.degraded,
     }))
 }
@@ -96,7 +100,7 @@ pub async fn search(
             product: parameters.product,
             languages: parameters.language.map(|l| vec![Language::new(&l).code().to_owned()]).unwrap_or_default(),
             kind: parameters.kind,
-            exclude: Vec::new(),
+            ..Filter::default()
         },
         limit: limit * 4,
     };

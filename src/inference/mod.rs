@@ -346,6 +346,7 @@ fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Option<JoinHandle<
 }
 
 fn local_loop(shared: &Shared, mut embedder: Box<dyn Embedder>, mut generator: Option<Box<dyn Generator>>) {
+    crate::kernels::give_way();
     while let Some(job) = next_job(shared, |queues| {
         if let Some(job) = queues.urgent.pop_front() {
             return Some(Job::Embed(job));

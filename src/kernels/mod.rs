@@ -23,7 +23,7 @@ pub use activations::Activations;
 pub use attention::{KeyValues, Query, attend};
 pub use dense::multiply_rows;
 pub use matmul::{Product, multiply};
-pub use pool::Pool;
+pub use pool::{Pool, give_way};
 pub use weights::{BLOCK, Format, PackError, Packed};
 
 /// Most threads that the kernels use unless told otherwise: beyond, the steps of small models are too short to share.

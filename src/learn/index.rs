@@ -9,10 +9,11 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
+use super::citations;
 use crate::embed::{Role, content_key};
 use crate::inference::{Inference, InferenceError};
 use crate::retrieve::passages::{PointPlan, plan_points};
-use crate::retrieve::{MemoryPoint, Prepared, RetrieveError, VectorStore};
+use crate::retrieve::{Citations, MemoryPoint, Prepared, RetrieveError, VectorStore};
 use crate::store::{NewEmbedding, PendingItem, Store, StoreError};
 use crate::ticket::MemoryItem;
 
@@ -53,6 +54,8 @@ pub struct Indexer {
     pub store: Store,
     pub inference: Inference,
     pub vectors: Arc<dyn VectorStore>,
+    /// What the retriever knows of the links in replies.
+    pub citations: Arc<Citations>,
 }
 
 impl Indexer {
@@ -120,10 +123,15 @@ impl Indexer {
             compare(&self.vectors, &self.store, self.inference.embedder_name(), false).await?;
             *compared = true;
         }
+        // What another process has stored and indexed, too.
+        citations::follow(&self.citations, &self.store).await?;
         self.catch_up(|_| {}).await
     }
 
     async fn index_batch(&self, pending: Vec<PendingItem>, report: &mut IndexReport) -> Result<(), LearnError> {
+        for PendingItem { item, .. } in &pending {
+            self.citations.learn(&item.id, item.kind, item.url.as_deref(), &item.solution);
+        }
         let marks: Vec<(String, String)> =
             pending.iter().map(|p| (p.item.id.clone(), p.content_hash.clone())).collect();
         let plans: Vec<(MemoryItem, Vec<PointPlan>)> =

@@ -272,9 +272,10 @@ impl Report {
             "# Retrieval, measured\n\nMade by `{command}` with `{}`. Mean [95 % bootstrap interval, 1,000 resamples].\n\n\
              Methods: BM25; dense (weighted cosines); reciprocal rank fusion of the three legs (k = 60); and what the \
              service uses, `cosines - background + w * bm25 / (bm25 + {})`. Cosines are problem and solution {:.1} : \
-             {:.1} for tickets, title and passage {:.1} : {:.1} for articles; an article counts by its best passage and \
-             gets {} more. The background is the request's mean cosine to the memory of that kind in that language: \
-             texts of a language are close to each other whatever they say. w is {} for tickets and {} for articles.\n\n{}",
+             {:.1} for tickets, title and passage {:.1} : {:.1} for articles; an article counts by its best passage, gets {} \
+             more, and {} of what its second and third best passage score above the worst one that was found. Words of \
+             the subject count twice. The background is the request's mean cosine to the memory of that kind in that \
+             language: texts of a language are close to each other whatever they say. w is {} for tickets and {} for articles.\n\n{}",
             self.model,
             weights.lexical_half,
             1.0 - weights.ticket_solution,
@@ -282,6 +283,7 @@ impl Report {
             1.0 - weights.article_passage,
             weights.article_passage,
             weights.article_bonus,
+            weights.further_passages,
             weights.ticket_words,
             weights.article_words,
             ABOUT_THE_SETS,

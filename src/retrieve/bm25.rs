@@ -16,6 +16,10 @@ const AVERAGE_TERMS: f32 = 80.0;
 /// Longer documents and queries are read up to here; a customer's essay does not get slower without end.
 const MAX_DOCUMENT_TERMS: usize = 4096;
 const MAX_QUERY_TERMS: usize = 256;
+/// A longer first line is a body without a subject; what comes later in it does not count more.
+const MAX_SUBJECT_TERMS: usize = 24;
+/// A customer's subject is the request in a few words, a body tells its history; see `docs/retrieval-report.md`.
+const SUBJECT_WEIGHT: f32 = 2.0;
 /// Longer runs of letters are no words (base64, minified code).
 const MAX_TERM_CHARS: usize = 48;
 
@@ -45,10 +49,17 @@ pub fn document_terms(text: &str, language: &str) -> SparseTerms {
     SparseTerms { indices, values }
 }
 
-/// Distinct terms of a request, each with weight 1; the store multiplies by [`idf`].
+/// Distinct terms of a request with their weights: `SUBJECT_WEIGHT` for those of its subject, which is the first line where
+/// another one follows, and 1 for all others; the store multiplies by [`idf`].
 pub fn query_terms(text: &str, language: &str) -> SparseTerms {
     let distinct: BTreeSet<u32> = analyze(text, language, MAX_QUERY_TERMS).iter().map(|term| hash(term)).collect();
-    let values = vec![1.0; distinct.len()];
+    let subject = match text.split_once('\n') {
+        Some((subject, body)) if !body.trim().is_empty() => analyze(subject, language, MAX_SUBJECT_TERMS),
+        _ => Vec::new(),
+    };
+    let subject: BTreeSet<u32> = subject.iter().map(|term| hash(term)).collect();
+    let weight = |term: &u32| if subject.contains(term) { SUBJECT_WEIGHT } else { 1.0 };
+    let values = distinct.iter().map(weight).collect();
     SparseTerms { indices: distinct.into_iter().collect(), values }
 }
 
@@ -330,6 +341,20 @@ mod tests {
         assert!(STOP_WORDS.iter().all(|word| fold(word) == *word));
         assert!(query_terms("the and of it is", "en").is_empty());
         assert!(query_terms("y de la que no", "es").is_empty());
+    }
+
+    #[test]
+    fn the_subject_counts_more_than_the_body() {
+        let weights = |text: &str| {
+            let terms = query_terms(text, "es");
+            terms.indices.into_iter().zip(terms.values).collect::<BTreeMap<u32, f32>>()
+        };
+        let of = |word: &str| hash(&terms(word, "es")[0]);
+        let request = weights("Buzón lleno\nEl buzón no recibe correo");
+        assert_eq!((request[&of("buzón")], request[&of("lleno")], request[&of("correo")]), (2.0, 2.0, 1.0));
+        assert!(
+            weights("Buzón lleno").values().chain(weights("Buzón lleno\n \n").values()).all(|weight| *weight == 1.0)
+        );
     }
 
     #[test]

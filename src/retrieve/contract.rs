@@ -117,6 +117,12 @@ fn filters_reach_every_leg() {
         let without = found(Filter { exclude: vec!["t-4".into(), "t-1".into()], ..Filter::default() });
         assert_eq!(without.problem.len(), 5);
         assert!(!ids(&without.lexical).contains(&"t-4"));
+        let mut named = found(Filter { only: vec!["t-4".into(), "t-7".into(), "unknown".into()], ..Filter::default() });
+        named.problem.sort_by(|a, b| a.memory_id.cmp(&b.memory_id));
+        assert_eq!(ids(&named.problem), ["t-4", "t-7"]);
+        assert!(!named.lexical.is_empty() && ids(&named.lexical).iter().all(|id| ["t-4", "t-7"].contains(id)));
+        let unknown = found(Filter { only: vec!["unknown".into()], ..Filter::default() });
+        assert!(unknown.problem.is_empty() && unknown.solution.is_empty() && unknown.lexical.is_empty());
         let nothing = found(Filter { product: Some("no such".into()), ..Filter::default() });
         assert!(nothing.problem.is_empty() && nothing.lexical.is_empty());
     });

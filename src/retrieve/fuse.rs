@@ -1,5 +1,6 @@
 //! Three ranked lists made one.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 
 use uuid::Uuid;
@@ -37,6 +38,12 @@ pub struct Weights {
     pub lexical_half: f32,
     /// What an article is worth more than a ticket: it is the desk's own text, and one passage of it has to carry the match.
     pub article_bonus: f32,
+    /// What the second and the third best passage of an article add to the best one: this share of what each scores above
+    /// the worst passage that was found. Several passages on the matter are no accident.
+    pub further_passages: f32,
+    /// What an item gains for each e-fold of its share among the links of similar tickets, see `Weights::cited`; 0 leaves
+    /// the links out.
+    pub citations: f32,
 }
 
 impl Default for Weights {
@@ -46,8 +53,10 @@ impl Default for Weights {
             article_passage: 0.9,
             ticket_words: 0.2,
             article_words: 0.14,
-            lexical_half: 60.0,
+            lexical_half: 90.0,
             article_bonus: 0.02,
+            further_passages: 0.15,
+            citations: 0.025,
         }
     }
 }
@@ -55,12 +64,17 @@ impl Default for Weights {
 /// A mean over fewer points than this says more about these points than about their kind and language.
 const ENOUGH_POINTS: f32 = 10.0;
 const RRF_K: f32 = 60.0;
+/// Passages of an article that count besides its best one.
+const FURTHER_PASSAGES: usize = 2;
+/// Share among the links of similar tickets from which on it counts: below, a single distant ticket links to it.
+const LEAST_SHARE: f32 = 0.005;
 
 /// One point with the score that orders it and what the legs said.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Fused {
     pub point: Uuid,
     pub memory_id: String,
+    pub kind: MemoryKind,
     pub passage: usize,
     pub score: f32,
     /// Cosine to the problem (tickets) or the passage (articles), 0 without a vector in the request.
@@ -116,6 +130,7 @@ pub fn fuse(legs: &Legs, fusion: Fusion) -> Vec<Fused> {
             Fused {
                 point: hit.point,
                 memory_id: hit.memory_id.clone(),
+                kind: hit.kind,
                 passage: hit.passage,
                 score,
                 similarity: if hit.kind == MemoryKind::Ticket { problem } else { solution },
@@ -123,10 +138,47 @@ pub fn fuse(legs: &Legs, fusion: Fusion) -> Vec<Fused> {
             }
         })
         .collect();
+    sort(&mut fused);
+    if let Fusion::Weighted(weights) = fusion {
+        add_further_passages(&mut fused, weights.further_passages);
+        sort(&mut fused);
+    }
+    fused
+}
+
+/// Raises the best point of each article by what its next ones score; expects the points best first. An article whose other
+/// passages were not found gains nothing, one passage long or not.
+fn add_further_passages(fused: &mut [Fused], weight: f32) {
+    let is_article = |point: &&Fused| point.kind == MemoryKind::Article;
+    // Best first: the last article point is the worst.
+    let Some(least) = fused.iter().rfind(is_article).map(|point| point.score) else { return };
+    // Place of the best point, how many further ones counted, what they score above the least.
+    let mut articles: HashMap<&str, (usize, usize, f32)> = HashMap::new();
+    for (at, point) in fused.iter().enumerate().filter(|(_, point)| is_article(point)) {
+        match articles.entry(&point.memory_id) {
+            Entry::Vacant(entry) => drop(entry.insert((at, 0, 0.0))),
+            Entry::Occupied(mut entry) => {
+                let (_, further, above) = entry.get_mut();
+                if *further < FURTHER_PASSAGES {
+                    *further += 1;
+                    *above += point.score - least;
+                }
+            }
+        }
+    }
+    let gains: Vec<(usize, f32)> = articles.into_values().map(|(at, _, above)| (at, weight * above)).collect();
+    for (at, gain) in gains {
+        if let Some(best) = fused.get_mut(at) {
+            best.score += gain;
+        }
+    }
+}
+
+/// Best first, ties by memory id and passage.
+pub(super) fn sort(fused: &mut [Fused]) {
     fused.sort_by(|a, b| {
         b.score.total_cmp(&a.score).then_with(|| (&a.memory_id, a.passage).cmp(&(&b.memory_id, b.passage)))
     });
-    fused
 }
 
 impl Weights {
@@ -146,6 +198,13 @@ impl Weights {
             MemoryKind::Article => self.article_words,
         };
         weight * lexical / (lexical + self.lexical_half)
+    }
+
+    /// What an item gains that has this share (0 to 1) among the links of similar tickets: nothing for 0, and the more the
+    /// less for every further ticket. The weight is about that of a prior: the log of how often an item answers such
+    /// requests, smoothed.
+    pub(super) fn cited(&self, share: f32) -> f32 {
+        self.citations * (share / LEAST_SHARE).ln_1p()
     }
 }
 
@@ -282,6 +341,27 @@ mod tests {
         let legs = Legs { problem: solution.clone(), solution, background, ..Legs::default() };
         assert_eq!(order(&legs, weighted()), ["guide", "ticket"]);
         assert!(fuse(&legs, weighted())[0].score > 0.88);
+    }
+
+    #[test]
+    fn several_good_passages_beat_a_slightly_better_lone_one() {
+        let passage = |name: &str, number: u128, score: f32| {
+            let mut passage = hit(name, "en", score);
+            (passage.kind, passage.passage) = (MemoryKind::Article, number as usize);
+            passage.point = Uuid::from_u128(passage.point.as_u128() * 100 + number);
+            passage
+        };
+        let mut solution = vec![passage("lone", 0, 0.86)];
+        solution.extend([0.85, 0.84, 0.84].iter().enumerate().map(|(n, score)| passage("whole", n as u128, *score)));
+        solution.extend([passage("lone", 1, 0.70), hit("ticket", "en", 0.9)]);
+        let legs = Legs { problem: solution.clone(), solution, ..Legs::default() };
+        assert_eq!(order(&legs, Fusion::Dense)[..3], ["ticket", "lone", "whole"]);
+        let fused = fuse(&legs, weighted());
+        assert_eq!((fused[0].memory_id.as_str(), fused[0].passage), ("whole", 0));
+        let score = |name: &str| fused.iter().find(|point| point.memory_id == name).map_or(0.0, |point| point.score);
+        // 0.02 is the article's bonus; only the second and the third best passage count.
+        assert!((score("whole") - (0.85 + 0.02 + 0.15 * (0.14 + 0.14))).abs() < 1e-5);
+        assert!((score("lone") - 0.88).abs() < 1e-5 && (score("ticket") - 0.9).abs() < 1e-5);
     }
 
     #[test]

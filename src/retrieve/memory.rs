@@ -175,6 +175,7 @@ struct Wanted<'a> {
     filter: &'a Filter,
     languages: HashSet<&'a str>,
     exclude: HashSet<&'a str>,
+    only: HashSet<&'a str>,
 }
 
 impl<'a> Wanted<'a> {
@@ -183,6 +184,7 @@ impl<'a> Wanted<'a> {
             filter,
             languages: filter.languages.iter().map(String::as_str).collect(),
             exclude: filter.exclude.iter().map(String::as_str).collect(),
+            only: filter.only.iter().map(String::as_str).collect(),
         }
     }
 
@@ -190,7 +192,9 @@ impl<'a> Wanted<'a> {
         let product = self.filter.product.is_none() || self.filter.product == point.product;
         let language = self.languages.is_empty() || self.languages.contains(point.language.as_str());
         let kind = self.filter.kind.is_none_or(|kind| kind == point.kind);
-        product && language && kind && !self.exclude.contains(point.memory_id.as_str())
+        let id = point.memory_id.as_str();
+        let named = (self.only.is_empty() || self.only.contains(id)) && !self.exclude.contains(id);
+        product && language && kind && named
     }
 }
 

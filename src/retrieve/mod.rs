@@ -3,6 +3,7 @@
 pub mod background;
 pub mod bench;
 pub mod bm25;
+pub mod citations;
 #[cfg(feature = "edge")]
 pub mod edge;
 pub mod fuse;
@@ -21,6 +22,7 @@ use crate::ticket::MemoryKind;
 use uuid::Uuid;
 
 pub use background::Background;
+pub use citations::Citations;
 pub use passages::{PointPlan, passage_text, plan_points, split_passages};
 pub use retriever::{Ranked, Retriever, fold_duplicates};
 pub use server::LinkState;
@@ -54,6 +56,8 @@ pub struct Filter {
     pub kind: Option<MemoryKind>,
     /// Memory ids never to return.
     pub exclude: Vec<String>,
+    /// The only memory ids to return; empty means any.
+    pub only: Vec<String>,
 }
 
 #[derive(Clone, Debug)]

@@ -1,14 +1,14 @@
 //! From a request to the memory items worth reading: search, fuse, one entry per item, no duplicates.
 
 use std::cmp::Ordering;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::sync::Arc;
 
 use super::bm25::fold;
-use super::fuse::{Fused, Fusion, Weights, fuse};
-use super::{RetrieveError, SearchQuery, VectorStore};
-use crate::ticket::Retrieved;
+use super::fuse::{self, Fused, Fusion, Weights, fuse};
+use super::{Citations, Filter, Legs, RetrieveError, SearchQuery, VectorStore};
+use crate::ticket::{MemoryKind, Retrieved};
 
 /// A memory item as ranked for one request; its texts are in the ticket store.
 #[derive(Clone, Debug, PartialEq)]
@@ -29,7 +29,16 @@ pub struct Ranked {
 pub struct Retriever {
     store: Arc<dyn VectorStore>,
     fusion: Fusion,
+    citations: Arc<Citations>,
 }
+
+/// A neighbour's vote falls by e with every such step that its score is below the best one's; about the standard deviation
+/// of the scores of one request's hits.
+const VOTE_WIDTH: f32 = 0.03;
+/// Items looked up that similar tickets link to and that the search itself did not find ...
+const MOST_LOOKED_UP: usize = 8;
+/// ... where their share is at least this: with less they would not get far up, and a search is not free.
+const LEAST_LOOKED_UP: f32 = 0.01;
 
 impl Retriever {
     pub fn new(store: Arc<dyn VectorStore>) -> Self {
@@ -38,14 +47,83 @@ impl Retriever {
 
     /// With another fusion, to measure it.
     pub fn with_fusion(store: Arc<dyn VectorStore>, fusion: Fusion) -> Self {
-        Self { store, fusion }
+        Self { store, fusion, citations: Arc::default() }
+    }
+
+    /// With what the memory's replies link to. It may be learnt while searches run.
+    #[must_use]
+    pub fn with_citations(self, citations: Arc<Citations>) -> Self {
+        Self { citations, ..self }
+    }
+
+    /// What the memory's replies link to, as far as it is learnt.
+    pub fn citations(&self) -> &Arc<Citations> {
+        &self.citations
     }
 
     /// Memory items, best first, each once with its best passage. `query.limit` is what each leg looks at in each
     /// language; ask for several times what you show (100 for 10), and cut the list after [`fold_duplicates`].
+    ///
+    /// Where articles alone are asked for, those rise that the replies to similar tickets link to. In a list with the
+    /// tickets themselves the same links push better tickets down (`docs/EVALUATION.md`), so they do not count there.
     pub fn rank(&self, query: &SearchQuery) -> Result<Vec<Ranked>, RetrieveError> {
-        let legs = self.store.search(query)?;
-        Ok(best_passages(fuse(&legs, self.fusion)))
+        let mut legs = self.store.search(query)?;
+        let mut fused = fuse(&legs, self.fusion);
+        if let Fusion::Weighted(weights) = self.fusion
+            && weights.citations > 0.0
+            && query.filter.kind == Some(MemoryKind::Article)
+            && !self.citations.is_empty()
+        {
+            let shares = self.shares(query)?;
+            if self.look_up(query, &fused, &shares, &mut legs)? {
+                fused = fuse(&legs, self.fusion);
+            }
+            for point in &mut fused {
+                point.score += weights.cited(shares.get(&point.memory_id).copied().unwrap_or(0.0));
+            }
+            fuse::sort(&mut fused);
+        }
+        Ok(best_passages(fused))
+    }
+
+    /// What the replies to similar tickets link to; the tickets are searched for it.
+    fn shares(&self, query: &SearchQuery) -> Result<HashMap<String, f32>, RetrieveError> {
+        // Tickets of any language may link to an article in the wanted one.
+        let filter =
+            Filter { kind: Some(MemoryKind::Ticket), languages: Vec::new(), only: Vec::new(), ..query.filter.clone() };
+        let tickets = fuse(&self.store.search(&SearchQuery { filter, ..query.clone() })?, self.fusion);
+        let neighbours: Vec<(&str, f32)> =
+            tickets.iter().map(|point| (point.memory_id.as_str(), point.score)).collect();
+        Ok(self.citations.shares(&neighbours, VOTE_WIDTH))
+    }
+
+    /// Adds to the legs the items with the largest shares that are not among the found ones; whether there are any.
+    fn look_up(
+        &self,
+        query: &SearchQuery,
+        found: &[Fused],
+        shares: &HashMap<String, f32>,
+        legs: &mut Legs,
+    ) -> Result<bool, RetrieveError> {
+        let Filter { only, exclude, .. } = &query.filter;
+        let known: HashSet<&str> = found.iter().map(|point| point.memory_id.as_str()).collect();
+        let names = |list: &[String], id: &str| list.iter().any(|other| other == id);
+        let is_wanted = |id: &str| (only.is_empty() || names(only, id)) && !names(exclude, id) && !known.contains(id);
+        let mut missing: Vec<(&String, f32)> =
+            shares.iter().map(|(id, share)| (id, *share)).filter(|(_, share)| *share >= LEAST_LOOKED_UP).collect();
+        missing.retain(|(id, _)| is_wanted(id));
+        if missing.is_empty() {
+            return Ok(false);
+        }
+        missing.sort_by(|a, b| b.1.total_cmp(&a.1).then_with(|| a.0.cmp(b.0)));
+        let only = missing.into_iter().take(MOST_LOOKED_UP).map(|(id, _)| id.clone()).collect();
+        let named = SearchQuery { filter: Filter { only, ..query.filter.clone() }, ..query.clone() };
+        let more = self.store.search(&named)?;
+        // Only the weighted sum is ever asked for here: it reads scores, not places.
+        legs.problem.extend(more.problem);
+        legs.solution.extend(more.solution);
+        legs.lexical.extend(more.lexical);
+        Ok(true)
     }
 }
 
@@ -218,5 +296,70 @@ mod tests {
         assert_eq!((ranked[0].memory_id.as_str(), ranked[0].passage), ("guia", 1));
         assert!(ranked[0].lexical > 0.0 && ranked[0].similarity > 0.99);
         assert_eq!(ranked, retriever.rank(&query).expect("search"));
+    }
+
+    /// A ticket or an article at this angle from the request.
+    fn at(id: &str, kind: MemoryKind, degrees: f32) -> MemoryPoint {
+        let vector = vec![degrees.to_radians().cos(), degrees.to_radians().sin()];
+        let item = item(id, kind, "", id);
+        plan_points(&item).remove(0).into_point(&item, vector.clone(), vector)
+    }
+
+    /// Tickets close to the request that were answered with a link to the distant article `linked`.
+    fn linking() -> (Arc<MemoryStore>, Arc<Citations>) {
+        let store = MemoryStore::new(2);
+        let mut points: Vec<MemoryPoint> =
+            (0..4).map(|n| at(&format!("t{n}"), MemoryKind::Ticket, 5.0 + n as f32)).collect();
+        points.extend([at("near", MemoryKind::Article, 25.0), at("linked", MemoryKind::Article, 28.0)]);
+        store.upsert(&points).expect("valid points");
+        let citations = Citations::default();
+        citations.learn("linked", MemoryKind::Article, Some("https://a.example/help/linked"), "");
+        for ticket in ["t0", "t1", "t2"] {
+            citations.learn(ticket, MemoryKind::Ticket, None, "Mire https://a.example/es/help/linked");
+        }
+        (Arc::new(store), Arc::new(citations))
+    }
+
+    fn asking(filter: Filter, limit: usize) -> SearchQuery {
+        SearchQuery { vector: vec![1.0, 0.0], text: String::new(), language: "es".into(), filter, limit }
+    }
+
+    fn ranked(retriever: &Retriever, query: &SearchQuery) -> Vec<String> {
+        retriever.rank(query).expect("search").into_iter().map(|item| item.memory_id).collect()
+    }
+
+    #[test]
+    fn what_similar_tickets_link_to_rises() {
+        let (store, citations) = linking();
+        let articles = Filter { kind: Some(MemoryKind::Article), ..Filter::default() };
+        let plain = Retriever::new(Arc::clone(&store) as Arc<dyn VectorStore>);
+        let voting = plain.clone().with_citations(Arc::clone(&citations));
+        assert_eq!(ranked(&plain, &asking(articles.clone(), 10)), ["near", "linked"]);
+        assert_eq!(ranked(&voting, &asking(articles.clone(), 10)), ["linked", "near"]);
+        let mixed = asking(Filter::default(), 10);
+        assert_eq!(ranked(&voting, &mixed), ranked(&plain, &mixed), "beside the tickets, links do not count");
+        let only_tickets = Filter { kind: Some(MemoryKind::Ticket), ..Filter::default() };
+        assert_eq!(ranked(&voting, &asking(only_tickets, 10)).len(), 4);
+
+        let off = Fusion::Weighted(Weights { citations: 0.0, ..Weights::default() });
+        let off = Retriever::with_fusion(store, off).with_citations(citations);
+        assert_eq!(ranked(&off, &asking(articles, 10)), ["near", "linked"]);
+    }
+
+    #[test]
+    fn what_similar_tickets_link_to_is_looked_up_where_the_search_stopped_before_it() {
+        let (store, citations) = linking();
+        let plain = Retriever::new(Arc::clone(&store) as Arc<dyn VectorStore>);
+        let voting = plain.clone().with_citations(Arc::clone(&citations));
+        let articles = Filter { kind: Some(MemoryKind::Article), ..Filter::default() };
+        assert_eq!(ranked(&plain, &asking(articles.clone(), 1)), ["near"]);
+        let found = voting.rank(&asking(articles.clone(), 1)).expect("search");
+        let linked = found.iter().find(|item| item.memory_id == "linked").expect("looked up");
+        assert!((linked.similarity - 28_f32.to_radians().cos()).abs() < 1e-5, "{linked:?}");
+
+        let without = Filter { exclude: vec!["linked".into()], ..articles.clone() };
+        assert_eq!(ranked(&voting, &asking(without, 1)), ["near"]);
+        store.delete(&["linked".to_owned()]).expect("deleted");
+        assert_eq!(ranked(&voting, &asking(articles, 1)), ["near"]);
     }
 }

@@ -237,6 +237,8 @@ pub struct Retrieval {
     pub article_words: f32,
     pub lexical_half: f32,
     pub article_bonus: f32,
+    pub further_passages: f32,
+    pub citations: f32,
 }
 
 /// [`Fusion`] without its weights.
@@ -263,6 +265,8 @@ impl Retrieval {
                 article_words: self.article_words,
                 lexical_half: self.lexical_half,
                 article_bonus: self.article_bonus,
+                further_passages: self.further_passages,
+                citations: self.citations,
             }),
         }
     }
@@ -275,6 +279,8 @@ pub struct Draft {
     pub deadline_seconds: f32,
     pub evidence_tokens: usize,
     pub retrieved: usize,
+    /// Weights of our own that judge whether evidence fits; empty for the built-in ones.
+    pub relevance: PathBuf,
     /// Hosts that a reply may link to beside those of the articles it rests on.
     pub link_hosts: Vec<LinkHost>,
 }
@@ -283,6 +289,11 @@ impl Draft {
     /// Folder of the team's own prompts; None for the built-in ones.
     pub fn prompts(&self) -> Option<&Path> {
         Some(self.prompts.as_path()).filter(|path| !path.as_os_str().is_empty())
+    }
+
+    /// The team's own weights of evidence relevance; None for the built-in ones.
+    pub fn relevance(&self) -> Option<&Path> {
+        Some(self.relevance.as_path()).filter(|path| !path.as_os_str().is_empty())
     }
 
     pub fn deadline(&self) -> Duration {
@@ -452,6 +463,13 @@ impl Settings {
         let scales = [weights.ticket_words, weights.article_words, weights.article_bonus];
         if !scales.iter().all(|scale| scale.is_finite()) {
             return invalid("retrieval", "ticket_words, article_words and article_bonus must be finite numbers");
+        }
+        for (key, weight) in
+            [("retrieval.further_passages", weights.further_passages), ("retrieval.citations", weights.citations)]
+        {
+            if !(weight >= 0.0 && weight.is_finite()) {
+                return invalid(key, "must be 0 or greater");
+            }
         }
         if !(weights.lexical_half > 0.0 && weights.lexical_half.is_finite()) {
             return invalid("retrieval.lexical_half", "must be greater than 0");

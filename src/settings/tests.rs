@@ -108,6 +108,8 @@ fn numbers_that_are_none_are_refused() {
         ("[server]\nconcurrency = 0", "server.concurrency"),
         ("[retrieval]\narticle_bonus = nan", "article_bonus"),
         ("[retrieval]\nticket_words = inf", "ticket_words"),
+        ("[retrieval]\ncitations = -0.1", "retrieval.citations"),
+        ("[retrieval]\nfurther_passages = inf", "retrieval.further_passages"),
         ("[draft]\ndeadline_seconds = nan", "draft.deadline_seconds"),
     ] {
         let error = Settings::parse(text).expect_err(text).to_string();

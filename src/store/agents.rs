@@ -138,16 +138,74 @@ impl Store {
         Ok(())
     }
 
-    /// Keeps a new session until `expires_at` (milliseconds since 1970); those that are over go.
+    /// Gives a person another password, as a PHC string, and ends their sessions: all but `keep_session`, the SHA-256 of
+    /// a session's token. `by` is who does it.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`] when there is no such person, [`StoreError::Conflict`] when the session to be kept is over:
+    /// whoever ended it meanwhile may have given the person a password too, and that one counts.
+    pub async fn set_password(
+        &self,
+        id: Uuid,
+        password_hash: &str,
+        keep_session: Option<&str>,
+        by: &str,
+    ) -> Result<(), StoreError> {
+        let mut tx = self.write().await?;
+        let (agent, now) = (id.to_string(), now_ms());
+        let changed = sqlx::query("UPDATE agents SET password = $1 WHERE id = $2")
+            .bind(password_hash)
+            .bind(&agent)
+            .execute(&mut *tx)
+            .await?;
+        if changed.rows_affected() == 0 {
+            return Err(StoreError::NotFound(format!("person {id}")));
+        }
+        if let Some(token_sha256) = keep_session {
+            let kept =
+                sqlx::query("SELECT 1 FROM sessions WHERE token_sha256 = $1 AND agent_id = $2 AND expires_at > $3")
+                    .bind(token_sha256)
+                    .bind(&agent)
+                    .bind(now);
+            if kept.fetch_optional(&mut *tx).await?.is_none() {
+                return Err(StoreError::Conflict("this session is over; sign in again".to_owned()));
+            }
+        }
+        // No token has an empty hash: without one to keep, all go.
+        let ended = sqlx::query("DELETE FROM sessions WHERE agent_id = $1 AND token_sha256 <> $2")
+            .bind(&agent)
+            .bind(keep_session.unwrap_or_default())
+            .execute(&mut *tx)
+            .await?;
+        let detail = json!({ "own": keep_session.is_some(), "sessions_ended": ended.rows_affected() });
+        let entry = Audit { actor: by, action: "password changed", ticket_id: None, subject: Some(agent), detail };
+        write_audit(&mut tx, entry, now).await?;
+        tx.commit().await?;
+        Ok(())
+    }
+
+    /// Keeps a new session until `expires_at` (milliseconds since 1970); those that are over go. `checked` is the hash that
+    /// the person's password was compared with, if one was asked for.
+    ///
+    /// # Errors
+    /// [`StoreError::Conflict`] when the person has another password by now, so that who knew the old one does not get in
+    /// behind the change.
     pub async fn start_session(
         &self,
         agent: Uuid,
+        checked: Option<&str>,
         token_sha256: &str,
         csrf: &str,
         expires_at: i64,
     ) -> Result<(), StoreError> {
         let mut tx = self.write().await?;
         let now = now_ms();
+        if let Some(checked) = checked {
+            let same = sqlx::query("SELECT 1 FROM agents WHERE id = $1 AND password = $2");
+            if same.bind(agent.to_string()).bind(checked).fetch_optional(&mut *tx).await?.is_none() {
+                return Err(StoreError::Conflict("the password was changed meanwhile; sign in with it".to_owned()));
+            }
+        }
         sqlx::query("DELETE FROM sessions WHERE expires_at < $1").bind(now).execute(&mut *tx).await?;
         sqlx::query(
             "INSERT INTO sessions (token_sha256, agent_id, csrf, created_at, expires_at) VALUES ($1, $2, $3, $4, $5)",

@@ -117,63 +117,24 @@ pub struct OutcomeRecord {
     pub created_at: Timestamp,
 }
 
-impl Store {
-    /// Keeps the judgement of one piece of work, beside earlier ones, and the vector of what was asked, if there is one,
-    /// with the name of its model: the latest only.
-    pub async fn save_analysis(
-        &self,
-        ticket_id: Uuid,
-        triage: &Triage,
-        evidence: &[Evidence],
-        timings: &Timings,
-        vector: Option<(&str, &[f32])>,
-    ) -> Result<(), StoreError> {
-        let mut tx = self.write().await?;
-        load_ticket(&mut tx, ticket_id).await?;
-        sqlx::query(
-            "INSERT INTO triages (ticket_id, position, triage, evidence, timings, created_at) \
-             SELECT $1, COALESCE(MAX(position), 0) + 1, $2, $3, $4, $5 FROM triages WHERE ticket_id = $6",
-        )
-        .bind(ticket_id.to_string())
-        .bind(serde_json::to_string(triage)?)
-        .bind(serde_json::to_string(evidence)?)
-        .bind(serde_json::to_string(timings)?)
-        .bind(now_ms())
-        .bind(ticket_id.to_string())
-        .execute(&mut *tx)
-        .await?;
-        if let Some((model, vector)) = vector {
-            embeddings::keep_ticket_vector(&mut tx, ticket_id, model, vector).await?;
-        }
-        tx.commit().await?;
-        Ok(())
-    }
+/// The judgement of one piece of work.
+#[derive(Clone, Copy, Debug)]
+pub struct Analysis<'a> {
+    pub triage: &'a Triage,
+    pub evidence: &'a [Evidence],
+    pub timings: &'a Timings,
+    /// Of what was asked, if there is one, with the name of its model; the latest only is kept.
+    pub vector: Option<(&'a str, &'a [f32])>,
+}
 
+impl Store {
     /// Keeps a draft with its evidence. It is the ticket's open draft until another is saved or [`Store::finish`] names
     /// one.
     pub async fn save_draft(&self, ticket_id: Uuid, draft: &Draft) -> Result<Uuid, StoreError> {
         let mut tx = self.write().await?;
         load_ticket(&mut tx, ticket_id).await?;
         supersede_drafts(&mut tx, ticket_id).await?;
-        let id = Uuid::now_v7();
-        sqlx::query(
-            "INSERT INTO drafts (id, ticket_id, position, status, kind, language, text, sentences, evidence, findings, \
-                                 model, created_at) \
-             SELECT $1, $2, COALESCE(MAX(position), 0) + 1, 'open', $3, $4, $5, $6, $7, $8, $9, $10 FROM drafts WHERE ticket_id = $11",
-        )
-        .bind(id.to_string())
-        .bind(ticket_id.to_string())
-        .bind(name_of(&draft.kind)?)
-        .bind(draft.language.code())
-        .bind(&draft.text)
-        .bind(serde_json::to_string(&draft.sentences)?)
-        .bind(serde_json::to_string(&draft.evidence)?)
-        .bind(serde_json::to_string(&draft.findings)?)
-        .bind(&draft.model)
-        .bind(now_ms())
-        .bind(ticket_id.to_string())
-        .execute(&mut *tx)
-        .await?;
+        let id = insert_draft(&mut tx, ticket_id, draft, now_ms()).await?;
         tx.commit().await?;
         Ok(id)
     }
@@ -267,6 +228,59 @@ impl Store {
             .ok_or_else(|| StoreError::NotFound(format!("draft {draft_id}")))?;
         Ok((rows::id(&row, "ticket_id")?, draft_record(&row)?))
     }
+}
+
+/// Keeps the judgement beside earlier ones.
+pub(super) async fn insert_analysis(
+    conn: &mut AnyConnection,
+    ticket_id: Uuid,
+    analysis: &Analysis<'_>,
+    now: i64,
+) -> Result<(), StoreError> {
+    sqlx::query(
+        "INSERT INTO triages (ticket_id, position, triage, evidence, timings, created_at) \
+         SELECT $1, COALESCE(MAX(position), 0) + 1, $2, $3, $4, $5 FROM triages WHERE ticket_id = $6",
+    )
+    .bind(ticket_id.to_string())
+    .bind(serde_json::to_string(analysis.triage)?)
+    .bind(serde_json::to_string(analysis.evidence)?)
+    .bind(serde_json::to_string(analysis.timings)?)
+    .bind(now)
+    .bind(ticket_id.to_string())
+    .execute(&mut *conn)
+    .await?;
+    match analysis.vector {
+        Some((model, vector)) => embeddings::keep_ticket_vector(conn, ticket_id, model, vector).await,
+        None => Ok(()),
+    }
+}
+
+pub(super) async fn insert_draft(
+    conn: &mut AnyConnection,
+    ticket_id: Uuid,
+    draft: &Draft,
+    now: i64,
+) -> Result<Uuid, StoreError> {
+    let id = Uuid::now_v7();
+    sqlx::query(
+        "INSERT INTO drafts (id, ticket_id, position, status, kind, language, text, sentences, evidence, findings, \
+                             model, created_at) \
+         SELECT $1, $2, COALESCE(MAX(position), 0) + 1, 'open', $3, $4, $5, $6, $7, $8, $9, $10 FROM drafts WHERE ticket_id = $11",
+    )
+    .bind(id.to_string())
+    .bind(ticket_id.to_string())
+    .bind(name_of(&draft.kind)?)
+    .bind(draft.language.code())
+    .bind(&draft.text)
+    .bind(serde_json::to_string(&draft.sentences)?)
+    .bind(serde_json::to_string(&draft.evidence)?)
+    .bind(serde_json::to_string(&draft.findings)?)
+    .bind(&draft.model)
+    .bind(now)
+    .bind(ticket_id.to_string())
+    .execute(conn)
+    .await?;
+    Ok(id)
 }
 
 /// The reply that goes out, if one does.

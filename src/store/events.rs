@@ -52,12 +52,27 @@ pub(super) async fn append(
 }
 
 impl Store {
-    /// Appends one event and returns its number in the ticket, from 1 on.
-    pub async fn append_event(&self, ticket_id: Uuid, kind: &str, data: &Value) -> Result<i64, StoreError> {
+    /// Appends events, in their order, and returns them with their numbers in the ticket.
+    pub async fn append_events(
+        &self,
+        ticket_id: Uuid,
+        events: Vec<(&'static str, Value)>,
+    ) -> Result<Vec<EventRow>, StoreError> {
+        let now = now_ms();
+        let mut appended = Vec::with_capacity(events.len());
         let mut tx = self.write().await?;
-        let event = append(&mut tx, ticket_id, kind, data.clone(), now_ms()).await?;
+        for (kind, data) in events {
+            appended.push(append(&mut tx, ticket_id, kind, data, now).await?);
+        }
         tx.commit().await?;
-        Ok(event.seq)
+        Ok(appended)
+    }
+
+    /// Appends one event and returns its number in the ticket, from 1 on.
+    #[cfg(test)]
+    pub async fn append_event(&self, ticket_id: Uuid, kind: &'static str, data: &Value) -> Result<i64, StoreError> {
+        let appended = self.append_events(ticket_id, vec![(kind, data.clone())]).await?;
+        Ok(appended[0].seq)
     }
 
     /// Number of the ticket's last event, or of its last one of a kind; 0 where there is none.

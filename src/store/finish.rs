@@ -7,13 +7,13 @@ use serde_json::json;
 use sqlx::AnyConnection;
 use uuid::Uuid;
 
-use super::drafts::{DraftStatus, draft_record, set_draft_status, set_skill};
+use super::drafts::{Analysis, DraftStatus, draft_record, insert_analysis, insert_draft, set_draft_status, set_skill};
 use super::events::append;
 use super::rows::{self, level_of, load_ticket, name_of, now_ms};
 use super::tickets::{audit_message, insert_message, supersede_drafts};
 use super::{Audit, EventRow, Store, StoreError, outbox, write_audit};
 use crate::decide::basis::Basis;
-use crate::ticket::{Author, Decision, Difficulty, Message, Ticket, TicketState, Urgency};
+use crate::ticket::{Author, Decision, Difficulty, Draft, Message, Ticket, TicketState, Urgency};
 
 /// What the work on a ticket came to.
 #[derive(Clone, Debug)]
@@ -49,63 +49,112 @@ impl Store {
     /// [`StoreError::Conflict`] when the ticket is not `Received` (somebody was faster) or when the customer has written
     /// again since `seen_message` (work on it again): so no reply goes out twice, and no message stays unread.
     pub async fn finish(&self, ticket_id: Uuid, work: FinishedWork) -> Result<Finished, StoreError> {
-        self.finish_on(ticket_id, work, None).await
+        check_work(&work)?;
+        let mut tx = self.write().await?;
+        check_current(&mut tx, ticket_id, work.seen_message).await?;
+        let finished = finish_in(&mut tx, ticket_id, work, None, now_ms()).await?;
+        tx.commit().await?;
+        Ok(finished)
     }
 
-    /// [`Store::finish`] with what the decision rests on, kept with it.
-    pub async fn finish_on(
+    /// [`Store::finish`] with what it came from: the judgement, the draft that the decision is about (in place of
+    /// `draft_id`), and what the decision rests on. All of it in the same transaction.
+    pub async fn record(
         &self,
         ticket_id: Uuid,
-        work: FinishedWork,
+        mut work: FinishedWork,
+        analysis: &Analysis<'_>,
+        draft: Option<&Draft>,
         basis: Option<&Basis>,
     ) -> Result<Finished, StoreError> {
         check_work(&work)?;
         let mut tx = self.write().await?;
-        let before = load_ticket(&mut tx, ticket_id).await?;
-        if before.state != TicketState::Received {
-            let state = name_of(&before.state)?;
-            return Err(StoreError::Conflict(format!("ticket {ticket_id} is {state} already; its work was finished")));
-        }
-        check_nothing_newer(&mut tx, ticket_id, work.seen_message).await?;
+        check_current(&mut tx, ticket_id, work.seen_message).await?;
         let now = now_ms();
-        supersede_drafts(&mut tx, ticket_id).await?;
-        if let Some(draft_id) = work.draft_id {
-            let status = if work.decision.automatic { DraftStatus::Sent } else { DraftStatus::Open };
-            set_draft_status(&mut tx, ticket_id, draft_id, status).await?;
+        insert_analysis(&mut tx, ticket_id, analysis, now).await?;
+        if let Some(draft) = draft {
+            work.draft_id = Some(insert_draft(&mut tx, ticket_id, draft, now).await?);
         }
-        insert_decision(&mut tx, ticket_id, &work, basis, now).await?;
-        if let Some(skill) = &work.decision.skill {
-            set_skill(&mut tx, ticket_id, skill).await?;
-        }
-        let mut message = None;
-        if let Some(text) = work.outgoing {
-            let sent = insert_message(&mut tx, ticket_id, Author::Respondo, text, now).await?;
-            let occasion = match work.draft_id {
-                Some(draft_id) if work.decision.automatic => format!("draft/{draft_id}"),
-                _ => format!("acknowledge/{}", work.seen_message),
-            };
-            outbox::insert(&mut tx, &sent, &occasion, now, Duration::ZERO).await?;
-            let detail = json!({ "automatic": work.decision.automatic, "bytes": sent.body.len() });
-            audit_message(&mut tx, "respondo", "reply queued", &sent, detail, now).await?;
-            message = Some(sent);
-        }
-        sqlx::query(
-            "UPDATE tickets SET state = $1, urgency = $2, difficulty = $3, due_at = $4, updated_at = $5, worker = NULL, \
-                    worked_until = NULL WHERE id = $6",
-        )
-        .bind(name_of(&work.state)?)
-        .bind(work.urgency.map(level_of))
-        .bind(work.difficulty.map(level_of))
-        .bind(work.due_at.map(|due| due.as_millisecond()))
-        .bind(now)
-        .bind(ticket_id.to_string())
-        .execute(&mut *tx)
-        .await?;
-        let events = tell(&mut tx, ticket_id, work.draft_id, &work.decision, now).await?;
-        let ticket = load_ticket(&mut tx, ticket_id).await?;
+        let finished = finish_in(&mut tx, ticket_id, work, basis, now).await?;
         tx.commit().await?;
-        Ok(Finished { ticket, message, events })
+        Ok(finished)
     }
+
+    /// [`Store::finish`] for many tickets in one transaction: each is finished, or left alone for the reason that is given
+    /// in its place. When the call itself fails, none is.
+    pub async fn finish_all(
+        &self,
+        works: Vec<(Uuid, FinishedWork)>,
+    ) -> Result<Vec<Result<Finished, StoreError>>, StoreError> {
+        works.iter().try_for_each(|(_, work)| check_work(work))?;
+        let mut all = Vec::with_capacity(works.len());
+        let mut tx = self.write().await?;
+        let now = now_ms();
+        for (ticket_id, work) in works {
+            all.push(match check_current(&mut tx, ticket_id, work.seen_message).await {
+                Ok(()) => Ok(finish_in(&mut tx, ticket_id, work, None, now).await?),
+                Err(error @ (StoreError::Conflict(_) | StoreError::NotFound(_))) => Err(error),
+                Err(error) => return Err(error),
+            });
+        }
+        tx.commit().await?;
+        Ok(all)
+    }
+}
+
+async fn finish_in(
+    conn: &mut AnyConnection,
+    ticket_id: Uuid,
+    work: FinishedWork,
+    basis: Option<&Basis>,
+    now: i64,
+) -> Result<Finished, StoreError> {
+    supersede_drafts(&mut *conn, ticket_id).await?;
+    if let Some(draft_id) = work.draft_id {
+        let status = if work.decision.automatic { DraftStatus::Sent } else { DraftStatus::Open };
+        set_draft_status(&mut *conn, ticket_id, draft_id, status).await?;
+    }
+    insert_decision(&mut *conn, ticket_id, &work, basis, now).await?;
+    if let Some(skill) = &work.decision.skill {
+        set_skill(&mut *conn, ticket_id, skill).await?;
+    }
+    let mut message = None;
+    if let Some(text) = work.outgoing {
+        let sent = insert_message(&mut *conn, ticket_id, Author::Respondo, text, now).await?;
+        let occasion = match work.draft_id {
+            Some(draft_id) if work.decision.automatic => format!("draft/{draft_id}"),
+            _ => format!("acknowledge/{}", work.seen_message),
+        };
+        outbox::insert(&mut *conn, &sent, &occasion, now, Duration::ZERO).await?;
+        let detail = json!({ "automatic": work.decision.automatic, "bytes": sent.body.len() });
+        audit_message(&mut *conn, "respondo", "reply queued", &sent, detail, now).await?;
+        message = Some(sent);
+    }
+    sqlx::query(
+        "UPDATE tickets SET state = $1, urgency = $2, difficulty = $3, due_at = $4, updated_at = $5, worker = NULL, \
+                worked_until = NULL WHERE id = $6",
+    )
+    .bind(name_of(&work.state)?)
+    .bind(work.urgency.map(level_of))
+    .bind(work.difficulty.map(level_of))
+    .bind(work.due_at.map(|due| due.as_millisecond()))
+    .bind(now)
+    .bind(ticket_id.to_string())
+    .execute(&mut *conn)
+    .await?;
+    let events = tell(&mut *conn, ticket_id, work.draft_id, &work.decision, now).await?;
+    let ticket = load_ticket(&mut *conn, ticket_id).await?;
+    Ok(Finished { ticket, message, events })
+}
+
+/// That the ticket still waits for work, and that the work has read the customer's last message.
+async fn check_current(conn: &mut AnyConnection, ticket_id: Uuid, seen: Uuid) -> Result<(), StoreError> {
+    let before = load_ticket(conn, ticket_id).await?;
+    if before.state != TicketState::Received {
+        let state = name_of(&before.state)?;
+        return Err(StoreError::Conflict(format!("ticket {ticket_id} is {state} already; its work was finished")));
+    }
+    check_nothing_newer(conn, ticket_id, seen).await
 }
 
 fn check_work(work: &FinishedWork) -> Result<(), StoreError> {

@@ -11,7 +11,7 @@ use utoipa::ToSchema;
 use super::rows::{self, name_of, now_ms};
 use super::statement::Statement;
 use super::{Audit, Dialect, Store, StoreError, sha256_hex, write_audit};
-use crate::ticket::{ExpectedTime, Language, MemoryItem};
+use crate::ticket::{ExpectedTime, Language, MemoryItem, MemoryKind};
 
 /// Below SQLite's limit of 32,766 bound values.
 const IDS_PER_QUERY: usize = 1000;
@@ -32,6 +32,15 @@ pub struct PendingItem {
     pub item: MemoryItem,
     /// To be given back to [`Store::mark_indexed`].
     pub content_hash: String,
+}
+
+/// What of an item says where it is and what it links to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LinkSource {
+    pub id: String,
+    pub kind: MemoryKind,
+    pub url: Option<String>,
+    pub solution: String,
 }
 
 #[derive(Clone, Debug, Serialize, ToSchema)]
@@ -168,6 +177,21 @@ impl Store {
         found.iter().map(|row| Ok((rows::integer(row, "seq")?, memory_item(row)?))).collect()
     }
 
+    /// A page of what links are read from: up to `limit` items after position `after` (0 at first), each with its position.
+    /// The text of an article, and a reply without any address, is left empty.
+    pub async fn link_sources_after(&self, after: i64, limit: u32) -> Result<Vec<(i64, LinkSource)>, StoreError> {
+        let found = sqlx::query(
+            "SELECT seq, id, kind, url, \
+                    CASE WHEN kind = 'ticket' AND solution LIKE '%://%' THEN solution ELSE '' END AS solution \
+             FROM memory_items WHERE seq > $1 ORDER BY seq LIMIT $2",
+        )
+        .bind(after)
+        .bind(i64::from(limit))
+        .fetch_all(&self.reader)
+        .await?;
+        found.iter().map(|row| Ok((rows::integer(row, "seq")?, link_source(row)?))).collect()
+    }
+
     /// Position of the newest item, 0 in an empty memory.
     pub async fn newest_item(&self) -> Result<i64, StoreError> {
         let row =
@@ -271,6 +295,15 @@ pub(super) async fn upsert(
     .execute(conn)
     .await?;
     Ok(())
+}
+
+fn link_source(row: &AnyRow) -> Result<LinkSource, StoreError> {
+    Ok(LinkSource {
+        id: rows::text(row, "id")?,
+        kind: rows::named(row, "kind")?,
+        url: rows::optional_text(row, "url")?,
+        solution: rows::text(row, "solution")?,
+    })
 }
 
 fn memory_item(row: &AnyRow) -> Result<MemoryItem, StoreError> {

@@ -60,7 +60,7 @@ pub use backup::{BackupContent, BackupReport, RestoreReport, restore};
 use database::{Access, Dialect, Server};
 pub use desk::{DeskCounts, DeskFilter, DeskRow, Scope};
 pub use drafts::{
-    DecisionRecord, DraftRecord, DraftStatus, OutcomeRecord, RecordedDecision, ReviewAction, ReviewResult,
+    Analysis, DecisionRecord, DraftRecord, DraftStatus, OutcomeRecord, RecordedDecision, ReviewAction, ReviewResult,
 };
 pub use embeddings::NewEmbedding;
 pub use error::StoreError;
@@ -69,7 +69,7 @@ pub use finish::{Finished, FinishedWork};
 pub use handling::{Correction, Feedback, Handling, Person, Written, more_urgent};
 pub use history::{ResolvedDraft, TicketCourse};
 pub use keys::{ApiKey, IssuedKey, KeyProblem, KeyScope, KeyState, NewKey, has_key_form};
-pub use memory::{MemoryStats, PendingItem, PutResult, content_hash};
+pub use memory::{LinkSource, MemoryStats, PendingItem, PutResult, content_hash};
 pub use notices::{LONGEST_NOTICE, Notices};
 pub use numbers::{DayFigures, QueueFigures, Unanswered};
 pub use outbox::OutboxRow;

@@ -3,16 +3,19 @@
 //! A reply is put here in the transaction that decides on it, so it is never decided and forgotten; unique keys see to
 //! it that it is put here once. A sender claims a row for the time of a lease, sends, and marks it sent. When a sender
 //! dies between sending and marking, the row is claimed again after the lease with `attempts` above 1 and the same
-//! idempotency key: a channel passes the key on where its provider takes one, and asks the provider where it does not.
+//! idempotency key: a channel passes the key on where its provider takes one, and asks the provider where it does not. What
+//! goes to the ticket's own event stream needs none of that: [`Store::deliver`] is one transaction.
 
 use std::time::Duration;
 
 use jiff::Timestamp;
+use serde_json::json;
 use sqlx::AnyConnection;
 use uuid::Uuid;
 
+use super::events::append;
 use super::rows::{self, now_ms};
-use super::{Store, StoreError};
+use super::{EventRow, Store, StoreError};
 use crate::ticket::{Author, Message};
 
 /// Longest pause between two attempts, in seconds; the pauses double from 2 s.
@@ -96,6 +99,34 @@ impl Store {
         }
         tx.commit().await?;
         Ok(())
+    }
+
+    /// Delivers claimed messages whose channel is the ticket's own event stream: their events and the mark that they were sent,
+    /// all or nothing. Gives the event of each, to be told to those who follow its ticket; None where it was sent before, or
+    /// its ticket erased.
+    pub async fn deliver(&self, rows: &[OutboxRow]) -> Result<Vec<Option<EventRow>>, StoreError> {
+        let now = now_ms();
+        let mut told = Vec::with_capacity(rows.len());
+        let mut tx = self.write().await?;
+        for row in rows {
+            let changed = sqlx::query(
+                "UPDATE outbox SET status = 'sent', last_error = NULL, sent_at = $1 WHERE id = $2 AND status = 'pending'",
+            )
+            .bind(now)
+            .bind(row.id.to_string())
+            .execute(&mut *tx)
+            .await?;
+            if changed.rows_affected() == 0 {
+                told.push(None);
+                continue;
+            }
+            let message = json!({
+                "message_id": row.message_id, "author": row.author, "agent": row.agent, "body": row.body,
+            });
+            told.push(Some(append(&mut tx, row.ticket_id, "message", message, now).await?));
+        }
+        tx.commit().await?;
+        Ok(told)
     }
 
     /// Sending failed: gives the row back, to be tried again after a pause that doubles with every attempt. A row that was

@@ -12,6 +12,7 @@ pub mod language;
 pub mod links;
 mod names;
 pub mod page;
+pub mod password;
 pub mod presence;
 pub mod session;
 pub mod setup;
@@ -133,6 +134,8 @@ pub fn router(state: &AppState) -> Router<AppState> {
         .route("/desk/numbers", get(desk::numbers::page))
         .route("/desk/people", get(desk::people::page).post(desk::people::add))
         .route("/desk/people/{id}/active", post(desk::people::set_active))
+        .route("/desk/people/{id}/password", post(desk::people::set_password))
+        .route("/desk/password", get(desk::password::page).post(desk::password::change))
         .route("/desk/keys", get(desk::keys::page).post(desk::keys::add))
         .route("/desk/keys/{id}/rotate", get(desk::keys::back).post(desk::keys::rotate))
         .route("/desk/keys/{id}/revoke", post(desk::keys::revoke))

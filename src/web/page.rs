@@ -4,6 +4,7 @@ use askama::Template;
 use axum::http::StatusCode;
 use axum::response::{Html, IntoResponse, Response};
 
+use super::password::NotHashed;
 use super::texts::{EN, Texts};
 use crate::store::StoreError;
 
@@ -56,6 +57,12 @@ impl From<StoreError> for PageError {
             StoreError::Locked(_) | StoreError::ReadOnly | StoreError::Other(_) => StatusCode::INTERNAL_SERVER_ERROR,
         };
         Self { status, detail: error.to_string() }
+    }
+}
+
+impl From<NotHashed> for PageError {
+    fn from(error: NotHashed) -> Self {
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())
     }
 }
 

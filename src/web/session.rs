@@ -4,9 +4,6 @@ use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use argon2::Argon2;
-use argon2::password_hash::phc::PasswordHash;
-use argon2::password_hash::{PasswordHasher, PasswordVerifier};
 use askama::Template;
 use axum::Form;
 use axum::extract::{FromRequestParts, State};
@@ -21,12 +18,13 @@ use uuid::Uuid;
 
 use super::language::texts_for;
 use super::page::{Page, PageError};
+use super::password::is_right;
 use super::random_hex;
 use super::texts::Texts;
 use crate::http::AppState;
 use crate::http::auth::same;
 use crate::http::client::Secure;
-use crate::store::{AgentRecord, Person, Role, sha256_hex};
+use crate::store::{AgentRecord, Person, Role, StoreError, sha256_hex};
 
 const COOKIE: &str = "respondo_session";
 /// A working day; after that one signs in again.
@@ -36,14 +34,14 @@ const FREE_TRIES: u32 = 5;
 const WAIT: Duration = Duration::from_secs(60);
 /// Names remembered at most; when there are more, all are forgotten.
 const MOST_NAMES: usize = 10_000;
-/// Shortest password.
-pub const SHORTEST_PASSWORD: usize = 10;
 
 /// The agent who asks, and the texts in their language.
 pub struct SignedIn {
     pub agent: AgentRecord,
     /// Has to stand in every form.
     pub csrf: String,
+    /// SHA-256 of the token in the session's cookie, as the store names the session.
+    pub token_sha256: String,
     pub t: &'static Texts,
 }
 
@@ -76,11 +74,15 @@ impl SignedIn {
     }
 }
 
-/// The end of one session, known by its token for forms, or of all of a person's.
+/// The end of sessions, which are known here by their token for forms.
 #[derive(Clone, Debug)]
 pub enum SignedOut {
     Session(String),
-    Agent(Uuid),
+    /// All of a person's, or all but one.
+    Agent {
+        id: Uuid,
+        but: Option<String>,
+    },
 }
 
 /// Done when the session has ended: what is open must not tell anything more then.
@@ -88,7 +90,7 @@ pub async fn until_signed_out(mut ended: broadcast::Receiver<SignedOut>, agent: 
     loop {
         match ended.recv().await {
             Ok(SignedOut::Session(session)) if session == csrf => return,
-            Ok(SignedOut::Agent(other)) if other == agent => return,
+            Ok(SignedOut::Agent { id, but }) if id == agent && but.as_ref() != Some(&csrf) => return,
             Ok(_) => {}
             // Who missed some does not know whether it was theirs.
             Err(_) => return,
@@ -101,12 +103,11 @@ impl FromRequestParts<AppState> for SignedIn {
 
     async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, Response> {
         let t = texts_for(&parts.headers);
-        let session = match cookie(&parts.headers, COOKIE) {
-            Some(token) => state.pipeline.store.session(&sha256_hex(token)).await,
-            None => Ok(None),
+        let Some(token_sha256) = cookie(&parts.headers, COOKIE).map(sha256_hex) else {
+            return Err(ask_to_sign_in(parts));
         };
-        match session {
-            Ok(Some(session)) => Ok(Self { agent: session.agent, csrf: session.csrf, t }),
+        match state.pipeline.store.session(&token_sha256).await {
+            Ok(Some(session)) => Ok(Self { agent: session.agent, csrf: session.csrf, token_sha256, t }),
             Ok(None) => Err(ask_to_sign_in(parts)),
             Err(error) => Err(PageError::from(error).into_response()),
         }
@@ -183,33 +184,35 @@ pub async fn sign_in(
         return again(StatusCode::TOO_MANY_REQUESTS, t.sign_in_wait);
     }
     let found = state.pipeline.store.agent_by_login(&login).await?;
-    let (agent, hash) = found.map_or((None, None), |(agent, hash)| (Some(agent), Some(hash)));
-    // The same work for a name that nobody has, so that its duration does not tell which names there are.
-    let right = is_right(form.password.clone(), hash).await;
-    let Some(agent) = agent.filter(|_| right) else {
-        state.web.sign_ins.failed(&login);
+    let right = is_right(form.password.clone(), found.as_ref().map(|(_, hash)| hash.clone())).await;
+    let Some((agent, hash)) = found.filter(|_| right) else {
         return again(StatusCode::UNAUTHORIZED, t.sign_in_wrong);
     };
-    state.web.sign_ins.succeeded(&login);
     let next = if is_local(&form.next) { form.next.as_str() } else { "/desk" };
     let mut response = Redirect::to(next).into_response();
-    start(&state, &agent, secure, &mut response).await?;
+    match start(&state, &agent, Some(&hash), secure, &mut response).await {
+        // The password was changed while it was compared.
+        Err(StoreError::Conflict(_)) => return again(StatusCode::UNAUTHORIZED, t.sign_in_wrong),
+        started => started?,
+    }
+    state.web.sign_ins.succeeded(&login);
     Ok(response)
 }
 
-/// Starts a session and puts its cookie on the answer.
+/// Starts a session and puts its cookie on the answer. `checked` is the hash that a password was compared with.
 ///
 /// # Errors
-/// When the store cannot be written.
+/// [`StoreError::Conflict`] when that hash is out of date, others when the store cannot be written.
 pub async fn start(
     state: &AppState,
     agent: &AgentRecord,
+    checked: Option<&str>,
     secure: Secure,
     response: &mut Response,
-) -> Result<(), PageError> {
+) -> Result<(), StoreError> {
     let (token, csrf) = (random_hex::<32>()?, random_hex::<16>()?);
     let expires = Timestamp::now().as_millisecond() + SESSION.as_millis() as i64;
-    state.pipeline.store.start_session(agent.id, &sha256_hex(&token), &csrf, expires).await?;
+    state.pipeline.store.start_session(agent.id, checked, &sha256_hex(&token), &csrf, expires).await?;
     set_cookie(response, &token, SESSION.as_secs(), secure);
     Ok(())
 }
@@ -263,58 +266,30 @@ pub fn is_local(address: &str) -> bool {
         && !address.contains(char::is_control)
 }
 
-/// The hash of a new password (argon2id, the crate's defaults, which are OWASP's).
-///
-/// # Errors
-/// When the system has no random numbers.
-pub async fn hash_password(password: String) -> Result<String, PageError> {
-    let hashing = tokio::task::spawn_blocking(move || {
-        Argon2::default().hash_password(password.as_bytes()).map(|hash| hash.to_string())
-    });
-    match hashing.await {
-        Ok(Ok(hash)) => Ok(hash),
-        failed => {
-            tracing::error!(?failed, "a password could not be hashed");
-            Err(PageError::new(StatusCode::INTERNAL_SERVER_ERROR, "the password could not be kept; the log says why"))
-        }
-    }
-}
-
-/// What a password is compared with where there is no such name: the hash of a random one.
-const NOBODY: &str =
-    "$argon2id$v=19$m=19456,t=2,p=1$c29tZXNhbHRzb21lc2FsdA$3nXUdq0Yk2n4GfA0eXq0Ifn3dQ4RMn0o6l6mCkq0Y0w";
-
-async fn is_right(password: String, hash: Option<String>) -> bool {
-    let known = hash.is_some();
-    let comparing = tokio::task::spawn_blocking(move || {
-        let hash = hash.as_deref().unwrap_or(NOBODY);
-        PasswordHash::new(hash).is_ok_and(|hash| Argon2::default().verify_password(password.as_bytes(), &hash).is_ok())
-    });
-    comparing.await.unwrap_or(false) && known
-}
-
-/// Counts wrong passwords per name.
+/// Counts wrong passwords per name, wherever one is asked for.
 #[derive(Default)]
 pub struct SignInLimit {
     wrong: Mutex<HashMap<String, (u32, Instant)>>,
 }
 
 impl SignInLimit {
-    fn may_try(&self, login: &str) -> bool {
-        let wrong = self.wrong.lock().unwrap_or_else(PoisonError::into_inner);
-        wrong.get(login).is_none_or(|(count, last)| *count < FREE_TRIES || last.elapsed() > WAIT)
-    }
-
-    fn failed(&self, login: &str) {
+    /// Whether a password for this name (in lower case) may be compared. It counts as wrong until it was right: those that
+    /// come while others are still compared, which takes its time, are no free tries.
+    pub fn may_try(&self, login: &str) -> bool {
         let mut wrong = self.wrong.lock().unwrap_or_else(PoisonError::into_inner);
-        if wrong.len() >= MOST_NAMES {
+        if wrong.len() >= MOST_NAMES && !wrong.contains_key(login) {
             wrong.clear();
         }
-        let entry = wrong.entry(login.to_owned()).or_insert((0, Instant::now()));
-        *entry = (entry.0 + 1, Instant::now());
+        let (count, last) = wrong.entry(login.to_owned()).or_insert((0, Instant::now()));
+        if *count >= FREE_TRIES && last.elapsed() <= WAIT {
+            return false;
+        }
+        (*count, *last) = (count.saturating_add(1), Instant::now());
+        true
     }
 
-    fn succeeded(&self, login: &str) {
+    /// Forgets what was counted, after a right one.
+    pub fn succeeded(&self, login: &str) {
         self.wrong.lock().unwrap_or_else(PoisonError::into_inner).remove(login);
     }
 }
@@ -346,10 +321,9 @@ mod tests {
     #[test]
     fn wrong_passwords_make_a_name_wait() {
         let limit = SignInLimit::default();
-        for _ in 0..FREE_TRIES {
-            assert!(limit.may_try("ana"));
-            limit.failed("ana");
-        }
+        // All of them at once: none is known to be wrong yet.
+        let tries: Vec<bool> = (0..2 * FREE_TRIES).map(|_| limit.may_try("ana")).collect();
+        assert_eq!(tries.iter().filter(|may| **may).count(), FREE_TRIES as usize, "{tries:?}");
         assert!(!limit.may_try("ana"));
         assert!(limit.may_try("ben"));
         limit.succeeded("ana");
@@ -357,13 +331,24 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_password_is_known_by_its_hash_only() {
-        let hash = hash_password("correct horse".to_owned()).await.unwrap_or_default();
-        assert!(hash.starts_with("$argon2id$"), "{hash}");
-        assert!(is_right("correct horse".to_owned(), Some(hash.clone())).await);
-        assert!(!is_right("wrong horse".to_owned(), Some(hash)).await);
-        assert!(!is_right("anything".to_owned(), None).await);
-        assert!(PasswordHash::new(NOBODY).is_ok(), "the comparison for unknown names does the whole work");
+    async fn what_is_open_ends_with_its_session_or_with_its_person() {
+        let (ana, ben) = (Uuid::from_u128(1), Uuid::from_u128(2));
+        let all_of = |id, but: Option<&str>| SignedOut::Agent { id, but: but.map(str::to_owned) };
+        for (told, ends) in [
+            (SignedOut::Session("here".to_owned()), true),
+            (SignedOut::Session("there".to_owned()), false),
+            (all_of(ana, None), true),
+            (all_of(ana, Some("there")), true),
+            (all_of(ana, Some("here")), false),
+            (all_of(ben, None), false),
+        ] {
+            // A channel that holds more is not lagged behind, and one that stays open ends nothing by itself.
+            let (sender, receiver) = broadcast::channel(4);
+            sender.send(told.clone()).expect("a receiver");
+            let waiting = until_signed_out(receiver, ana, "here".to_owned());
+            let ended = tokio::time::timeout(Duration::from_millis(50), waiting).await.is_ok();
+            assert_eq!(ended, ends, "{told:?}");
+        }
     }
 
     proptest! {

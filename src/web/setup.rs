@@ -9,7 +9,8 @@ use serde::Deserialize;
 
 use super::language::texts_for;
 use super::page::{Page, PageError};
-use super::session::{self, SHORTEST_PASSWORD};
+use super::password::{hash_password, is_long_enough};
+use super::session;
 use super::texts::Texts;
 use crate::http::AppState;
 use crate::http::auth::same;
@@ -76,7 +77,7 @@ pub async fn create(
         }
     };
     let mut response = Redirect::to("/desk").into_response();
-    session::start(&state, &agent, secure, &mut response).await?;
+    session::start(&state, &agent, None, secure, &mut response).await?;
     Ok(response)
 }
 
@@ -100,10 +101,10 @@ pub async fn add(
     if login.is_empty() || login.len() > LONGEST_NAME || !login.chars().all(fits) {
         return Ok(Err(t.people_bad_login.to_owned()));
     }
-    if password.chars().count() < SHORTEST_PASSWORD {
+    if !is_long_enough(&password) {
         return Ok(Err(t.people_short_password.to_owned()));
     }
-    let password_hash = session::hash_password(password).await?;
+    let password_hash = hash_password(password).await?;
     let new = NewAgent { login, name: name.to_owned(), role, password_hash };
     match state.pipeline.store.add_agent(new, by, first).await {
         Ok(agent) => Ok(Ok(agent)),

@@ -38,6 +38,14 @@ texts! {
     sign_in_wrong: "User name or password is wrong.", "El usuario o la contraseña no son correctos.";
     sign_in_wait: "Too many wrong passwords. Wait a minute and try again.", "Demasiadas contraseñas incorrectas. Espera un minuto y vuelve a probar.";
     sign_in_nobody_yet: "Nobody works here yet. Open the set-up link that the program printed when it started.", "Aquí aún no trabaja nadie. Abre el enlace de configuración que el programa mostró al arrancar.";
+    password_change: "Change your password", "Cambia tu contraseña";
+    password_current: "Current password", "Contraseña actual";
+    password_new: "New password", "Contraseña nueva";
+    password_set: "Change the password", "Cambiar la contraseña";
+    password_others_end: "You stay signed in here; in all other browsers you are signed out.", "Aquí sigues dentro; en los demás navegadores se cierra tu sesión.";
+    password_wrong: "The current password is wrong. Nothing was changed.", "La contraseña actual no es correcta. No se cambió nada.";
+    password_same: "The new password is the current one. Choose another.", "La contraseña nueva es la actual. Elige otra.";
+    password_changed: "Your password was changed. In all other browsers you are signed out.", "Tu contraseña se ha cambiado. En los demás navegadores se ha cerrado tu sesión.";
     setup_title: "Set up the desk", "Configura el escritorio";
     setup_text: "Make the first account. It is an administrator and can add colleagues.", "Crea la primera cuenta. Es de administración y puede añadir a más personas.";
     setup_button: "Start", "Empezar";
@@ -52,6 +60,9 @@ texts! {
     people_bad_name: "Type a name of at most 80 characters.", "Escribe un nombre de 80 caracteres como máximo.";
     people_bad_login: "A user name has letters, digits and . - _ @ + only.", "El usuario solo puede tener letras, cifras y . - _ @ +.";
     people_short_password: "The password needs at least 10 characters.", "La contraseña necesita al menos 10 caracteres.";
+    people_password_hint: "They are signed out everywhere, and sign in with it until they choose one of their own.", "Se cierran todas sus sesiones, y entra con ella hasta que elija la suya.";
+    people_password_given: "{name} has a new password and was signed out everywhere.", "{name} tiene una contraseña nueva y se han cerrado todas sus sesiones.";
+    people_own_password: "Your own password is changed on its page, which asks for the current one.", "Tu propia contraseña se cambia en su página, que pide la actual.";
     role_agent: "Agent", "Agente";
     role_lead: "Lead", "Coordinación";
     role_admin: "Administrator", "Administración";
@@ -164,6 +175,7 @@ texts! {
     no_draft: "There is no draft.", "No hay borrador.";
     no_evidence: "This text rests on no evidence.", "Este texto no se apoya en ninguna fuente.";
     evidence: "Evidence", "Fuentes";
+    evidence_fits: "Evidence fits:", "Las fuentes encajan:";
     kind_article: "article", "artículo";
     kind_ticket: "solved case", "caso resuelto";
     guard_cut: "What the guard objected to", "Lo que objetó el control";

@@ -4,6 +4,9 @@ use std::time::{Duration, Instant};
 
 /// Share of the latest measurement in a running mean: the last ten or so count.
 const WEIGHT: f64 = 0.2;
+/// Share of the deadline that is given away to newcomers. The estimates move by that much within seconds; without it,
+/// somebody who was let in would be told seconds later that it takes longer after all.
+const FOR_NEWCOMERS: f64 = 0.7;
 /// Replies that are not measured: the first ones pay for what is built at first use.
 const FIRST_REPLIES: u32 = 4;
 /// Shortest and longest time after which somebody who was refused is asked back, seconds.
@@ -61,8 +64,17 @@ impl Admission {
     /// How many tickets there may be, in line and in work, so that the last one's reply still stands by the deadline. Who
     /// finds a desk free is never too late. No limit before the first reply.
     pub fn room(&self) -> usize {
+        self.room_within(self.deadline.as_secs_f64())
+    }
+
+    /// The same with some time to spare: how many there may be when somebody else has joined them.
+    pub fn room_for_newcomers(&self) -> usize {
+        self.room_within(self.deadline.as_secs_f64() * FOR_NEWCOMERS)
+    }
+
+    fn room_within(&self, seconds: f64) -> usize {
         let (Some(each), Some(drafting)) = (self.seconds_each(), self.drafting) else { return usize::MAX };
-        let spare = (self.deadline.as_secs_f64() - drafting).max(0.0);
+        let spare = (seconds - drafting).max(0.0);
         // A cast of more than fits gives the greatest number.
         let before = (spare / each.max(1e-6)).floor() as usize;
         before.saturating_add(1).max(self.desks)
@@ -109,6 +121,7 @@ mod tests {
             let mut admission = Admission::warm(desks, seconds(10.0));
             admission.finished(now, seconds(drafting), false);
             assert_eq!(admission.room(), room, "{drafting} s at {desks} desks");
+            assert!((desks..=room).contains(&admission.room_for_newcomers()), "{drafting} s at {desks} desks");
         }
     }
 
@@ -135,6 +148,7 @@ mod tests {
         assert_eq!(admission.room(), usize::MAX);
         admission.finished(now + seconds(60.0), seconds(1.0), true);
         assert_eq!((admission.seconds_each(), admission.room()), (Some(1.0), 10));
+        assert_eq!(admission.room_for_newcomers(), 7);
     }
 
     #[test]

@@ -11,9 +11,11 @@ use super::admission::Admission;
 use super::line::Line;
 use crate::ticket::Urgency;
 
-/// Customers who are told at the same time that their reply takes longer; while more wait to be told, their tickets are
-/// judged by the words alone.
-const TOLD_AT_ONCE: usize = 4;
+/// Tasks that tell customers at the same time that their reply takes longer. While that many and more wait to be told, they
+/// are told together, by the words of their messages alone.
+const TELLERS: usize = 4;
+/// Customers who are told together: their transaction keeps others waiting for a tenth of a second.
+const TOLD_TOGETHER: usize = 64;
 
 /// All tickets that wait or are in work.
 pub(super) struct Busy {
@@ -22,6 +24,8 @@ pub(super) struct Busy {
     /// Tickets whose customers are to be told that the reply takes longer.
     pub late: VecDeque<Uuid>,
     /// Tasks that tell them.
+    pub tellers: usize,
+    /// Those who are being told.
     pub telling: usize,
     /// Tasks that work on tickets.
     pub running: usize,
@@ -57,7 +61,7 @@ impl Waiting {
 #[derive(Debug)]
 pub(super) enum Task {
     Work { ticket: Uuid, stop: Arc<Notify>, was_deferred: bool },
-    Tell { ticket: Uuid, in_full: bool },
+    Tell { tickets: Vec<Uuid> },
 }
 
 impl Busy {
@@ -66,6 +70,7 @@ impl Busy {
             line: Line::default(),
             admission,
             late: VecDeque::new(),
+            tellers: 0,
             telling: 0,
             running: 0,
             working: HashMap::new(),
@@ -77,6 +82,22 @@ impl Busy {
     /// True for a ticket in line or in work.
     pub fn knows(&self, ticket: Uuid) -> bool {
         self.working.contains_key(&ticket) || self.line.contains(ticket)
+    }
+
+    /// Puts a ticket in line; one that would stand too far back is late at once.
+    pub fn join(&mut self, ticket: Uuid) {
+        let is_new = !self.line.contains(ticket);
+        self.line.push(ticket);
+        if is_new && self.running.saturating_add(self.line.fresh()) > self.admission.room_for_newcomers() {
+            self.last_is_late();
+        }
+    }
+
+    fn last_is_late(&mut self) -> bool {
+        let Some(ticket) = self.line.pop_last() else { return false };
+        self.working.insert(ticket, Arc::default());
+        self.late.push_back(ticket);
+        true
     }
 
     pub fn waiting(&self) -> Waiting {
@@ -91,20 +112,12 @@ impl Busy {
     /// The next thing to do. Those who stand too far back to get their reply in time leave the line first.
     pub fn next_task(&mut self, slots: usize, concurrency: usize) -> Option<Task> {
         let room = self.admission.room();
-        let mut cut = Vec::new();
-        while self.running.saturating_add(self.line.fresh()) > room
-            && let Some(ticket) = self.line.pop_last()
-        {
-            self.working.insert(ticket, Arc::default());
-            cut.push(ticket);
-        }
+        let told_before = self.late.len();
+        while self.running.saturating_add(self.line.fresh()) > room && self.last_is_late() {}
         // The line is cut from its end: who came first is told first.
-        self.late.extend(cut.into_iter().rev());
-        if self.telling < TOLD_AT_ONCE
-            && let Some(ticket) = self.late.pop_front()
-        {
-            self.telling += 1;
-            return Some(Task::Tell { ticket, in_full: self.late.len() < TOLD_AT_ONCE });
+        self.late.make_contiguous()[told_before..].reverse();
+        if let Some(task) = self.next_to_tell() {
+            return Some(task);
         }
         if self.running >= slots {
             return None;
@@ -114,6 +127,17 @@ impl Busy {
         self.working.insert(ticket, Arc::clone(&stop));
         self.running += 1;
         Some(Task::Work { ticket, stop, was_deferred })
+    }
+
+    fn next_to_tell(&mut self) -> Option<Task> {
+        if self.tellers >= TELLERS || self.late.is_empty() {
+            return None;
+        }
+        let together = if self.late.len() > TELLERS { self.late.len().min(TOLD_TOGETHER) } else { 1 };
+        let tickets: Vec<Uuid> = self.late.drain(..together).collect();
+        self.tellers += 1;
+        self.telling += tickets.len();
+        Some(Task::Tell { tickets })
     }
 
     /// The customer was told, or there was nothing to tell: by `urgency` the ticket waits until there is room.
@@ -140,12 +164,12 @@ mod tests {
         Busy::new(admission)
     }
 
-    fn tasks(busy: &mut Busy) -> (Vec<Uuid>, Vec<(Uuid, bool)>) {
+    fn tasks(busy: &mut Busy) -> (Vec<Uuid>, Vec<Vec<Uuid>>) {
         let (mut worked, mut told) = (Vec::new(), Vec::new());
         while let Some(task) = busy.next_task(64, 2) {
             match task {
                 Task::Work { ticket, .. } => worked.push(ticket),
-                Task::Tell { ticket, in_full } => told.push((ticket, in_full)),
+                Task::Tell { tickets } => told.push(tickets),
             }
         }
         (worked, told)
@@ -159,9 +183,7 @@ mod tests {
         id.iter().for_each(|ticket| busy.line.push(*ticket));
         let (worked, told) = tasks(&mut busy);
         assert_eq!(worked, id[..4]);
-        let ids_told: Vec<Uuid> = told.iter().map(|(ticket, _)| *ticket).collect();
-        assert_eq!(ids_told, id[4..8], "in the order in which they came, some at once");
-        assert!(told.iter().all(|(_, in_full)| !in_full), "while many wait to be told, each is told quickly");
+        assert_eq!(told, [&id[4..]], "together, in the order in which they came");
         assert_eq!(busy.waiting(), Waiting { fresh: 0, late: 16, deferred: 0, working: 4 });
         assert!(busy.knows(id[0]) && busy.knows(id[10]));
 
@@ -174,8 +196,25 @@ mod tests {
         assert_eq!(busy.waiting().all(), 4 + 12 + 2 + 1);
         let (worked, told) = tasks(&mut busy);
         assert_eq!(worked, [id[5]], "critical ones do not wait for room");
-        assert_eq!(told.len(), 4);
+        assert_eq!(told, [[id[6]]], "who has written again is told again");
         assert!(!busy.knows(id[7]));
+    }
+
+    #[test]
+    fn who_joins_a_long_line_is_told_at_once_and_who_stands_in_it_may_stay() {
+        let id: Vec<Uuid> = (1..=6).map(Uuid::from_u128).collect();
+        // Two desks of 4 s: four replies stand within 10 s, and two within seven.
+        let mut busy = busy(4);
+        id.iter().for_each(|ticket| busy.join(*ticket));
+        let (worked, told) = tasks(&mut busy);
+        assert_eq!(worked, id[..2]);
+        assert_eq!(told.concat(), id[2..]);
+        // Four more were in line before the replies got slow: two of them can stay.
+        let id: Vec<Uuid> = (7..=10).map(Uuid::from_u128).collect();
+        id.iter().for_each(|ticket| busy.line.push(*ticket));
+        busy.tellers = 0;
+        let (_, told) = tasks(&mut busy);
+        assert_eq!((busy.line.fresh() + busy.running, told.concat()), (4, id[2..].to_vec()));
     }
 
     #[test]
@@ -189,11 +228,18 @@ mod tests {
     }
 
     #[test]
-    fn a_few_are_told_in_full() {
+    fn a_few_are_told_one_by_one_and_many_together() {
         let mut busy = busy(9);
-        (1..=4).map(Uuid::from_u128).for_each(|ticket| busy.line.push(ticket));
+        let id: Vec<Uuid> = (1..=400).map(Uuid::from_u128).collect();
+        id[..5].iter().for_each(|ticket| busy.line.push(*ticket));
         let (worked, told) = tasks(&mut busy);
-        assert_eq!((worked.len(), told.len()), (2, 2));
-        assert!(told.iter().all(|(_, in_full)| *in_full));
+        assert_eq!((worked.len(), told), (2, vec![vec![id[2]], vec![id[3]], vec![id[4]]]));
+
+        id[5..].iter().for_each(|ticket| busy.line.push(*ticket));
+        let (_, told) = tasks(&mut busy);
+        assert_eq!(told, [&id[5..5 + TOLD_TOGETHER]], "one more task tells, and others wait for it");
+        busy.tellers -= 1;
+        let (_, told) = tasks(&mut busy);
+        assert_eq!(told, [&id[5 + TOLD_TOGETHER..5 + 2 * TOLD_TOGETHER]]);
     }
 }

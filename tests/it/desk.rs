@@ -31,6 +31,8 @@ fn an_approved_answer_goes_out_once_and_becomes_memory_without_personal_data() {
     assert_eq!(reviewed["ticket"]["state"], "answered");
     let view = client.view(&ticket);
     assert_eq!(view["drafts"][0]["draft"]["kind"], "extractive");
+    let fit = view["decisions"][0]["decision"]["fit"].as_f64();
+    assert!(fit.is_some_and(|fit| (0.35..=1.0).contains(&fit)), "{view}");
     assert_eq!(reviewed["message"]["body"], view["drafts"][0]["draft"]["text"]);
     assert_eq!(view["outcomes"][0]["outcome"], "approved");
     assert_eq!(view["outcomes"][0]["agent"], "ana");
@@ -177,6 +179,7 @@ fn where_the_policy_allows_it_a_reply_goes_out_by_itself_and_critical_ones_never
         ("RESPONDO_POLICY__DEFAULT__MIN_ANSWER_PROBABILITY", "0"),
         ("RESPONDO_POLICY__DEFAULT__MIN_SIMILARITY", "0"),
         ("RESPONDO_POLICY__DEFAULT__MIN_SUPPORT", "0"),
+        ("RESPONDO_POLICY__DEFAULT__MIN_FIT", "0"),
     ];
     let Some(service) = Service::with_memory(&env) else { return };
     let client = service.client();

@@ -140,6 +140,11 @@ fn a_text_can_be_judged_without_a_ticket() {
     assert_eq!(judged["language"], "en");
     assert_eq!(judged["degraded"], json!([]));
     assert!(crate::support::found_ids(&judged["evidence"]).contains(&"nb-1048".to_owned()), "{judged}");
+    let fit = |judged: &Value| judged["fit"].as_f64().expect("a probability");
+    for small_talk in ["Who won the world cup in 2010?", "¿Qué tiempo hará mañana en Sevilla?"] {
+        let beside = client.post("/v1/triage", &json!({ "body": small_talk })).json();
+        assert!(fit(&beside) < 0.35 && fit(&judged) > 0.5, "{beside} {judged}");
+    }
 }
 
 #[test]

@@ -43,7 +43,7 @@ const SEED: u64 = 20_260_214;
 const CHOICES: u32 = 400;
 
 /// The routes of the pages, as `src/web/mod.rs` and `src/web/chat/mod.rs` register them.
-const PAGES: [(&str, &str); 49] = [
+const PAGES: [(&str, &str); 52] = [
     ("GET", "/desk"),
     ("GET", "/desk/"),
     ("GET", "/desk/rows"),
@@ -53,6 +53,9 @@ const PAGES: [(&str, &str); 49] = [
     ("GET", "/desk/people"),
     ("POST", "/desk/people"),
     ("POST", "/desk/people/{id}/active"),
+    ("POST", "/desk/people/{id}/password"),
+    ("GET", "/desk/password"),
+    ("POST", "/desk/password"),
     ("GET", "/desk/keys"),
     ("POST", "/desk/keys"),
     ("GET", "/desk/keys/{id}/rotate"),
@@ -264,6 +267,9 @@ fn body(pattern: &str, held: &Held, csrf: &str) -> (&'static str, String) {
         ("name", "Mallory"),
         ("login", "mallory"),
         ("password", PASSWORD),
+        ("current", PASSWORD),
+        // Refused with the right session: those that have it are needed with their passwords.
+        ("new", PASSWORD),
         ("role", "admin"),
         ("active", "false"),
         ("id", CUSTOMER),
@@ -396,6 +402,7 @@ fn works_at_home(acme: &Site, held: &Held) {
         ("/desk/tickets/{id}/note", "ticket", 303),
         ("/desk/tickets/{id}/take-over", "ticket", 303),
         ("/chat/{token}/messages", "ticket", 303),
+        ("/desk/people/{id}/password", "person", 303),
         ("/desk/people/{id}/active", "person", 303),
         ("/desk/keys/{id}/revoke", "key", 303),
     ] {

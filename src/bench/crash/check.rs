@@ -251,7 +251,7 @@ mod tests {
         let work = FinishedWork {
             seen_message: accepted.message.id,
             draft_id: None,
-            decision: Decision { action: Action::Acknowledge, reasons: Vec::new(), skill: None, automatic: false },
+            decision: Decision::new(Action::Acknowledge, Vec::new()),
             state: TicketState::Review,
             due_at: None,
             urgency: None,

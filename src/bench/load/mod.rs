@@ -181,7 +181,8 @@ fn phase(plan: &Plan, client: &Client, rows: &[Row], generates: bool, wanted: us
     let before = client.metrics()?;
     let (seen, health, written) = std::thread::scope(|scope| {
         let writes = generates && plan.flow == Flow::Triage;
-        let writing = writes.then(|| scope.spawn(|| keep_writing(client, &written_about, plan.writers, &stop)));
+        let writing =
+            writes.then(|| scope.spawn(|| keep_writing(client, &written_about, plan.writers, "token", &stop)));
         let health = scope.spawn(|| open_loop(&checks, look, |_| {}));
         let seen = open_loop(&times, ask, |sent| bar.set_position(sent as u64));
         stop.store(true, Ordering::Relaxed);

@@ -204,9 +204,9 @@ fn listen(told: impl std::io::Read + Send + 'static) -> mpsc::Receiver<Result<St
     address
 }
 
-/// A data folder for a memory of so many items, kept from run to run, since embedding them takes minutes.
-pub fn kept_folder(cache: &Path, items: usize) -> PathBuf {
-    cache.join("bench").join(format!("load-{items}"))
+/// A data folder of a benchmark for a memory of so many items, kept from run to run, since embedding them takes minutes.
+pub fn kept_folder(cache: &Path, benchmark: &str, items: usize) -> PathBuf {
+    cache.join("bench").join(format!("{benchmark}-{items}"))
 }
 
 #[cfg(test)]

@@ -110,21 +110,22 @@ pub fn open_loop(
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Written {
     pub replies: usize,
-    /// Those the language model wrote text for.
+    /// Those that came to the event they were followed to; up to `token`: those the language model wrote text for.
     pub generated: usize,
 }
 
-/// Keeps the language model at work until `stop`: so many tickets are always open, each followed to its decision.
-pub fn keep_writing(client: &Client, rows: &[Row], at_once: usize, stop: &AtomicBool) -> Written {
+/// Keeps the language model at work until `stop`: so many tickets are always open, each followed to its event `until`, or
+/// to its decision where that comes first.
+pub fn keep_writing(client: &Client, rows: &[Row], at_once: usize, until: &str, stop: &AtomicBool) -> Written {
     let (next, replies, generated) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicUsize::new(0));
     std::thread::scope(|scope| {
         for _ in 0..at_once {
             scope.spawn(|| {
                 while !stop.load(Ordering::Relaxed) {
                     let row = &rows[next.fetch_add(1, Ordering::Relaxed) % rows.len()];
-                    match client.ticket(row, "token") {
-                        Ok((_, token)) => {
-                            generated.fetch_add(usize::from(token.is_some()), Ordering::Relaxed);
+                    match client.ticket(row, until) {
+                        Ok((_, reached)) => {
+                            generated.fetch_add(usize::from(reached.is_some()), Ordering::Relaxed);
                             replies.fetch_add(1, Ordering::Relaxed);
                         }
                         // Not what is measured here; a pause keeps a refusing service from being flooded.

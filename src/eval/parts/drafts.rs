@@ -181,7 +181,9 @@ impl Drafts {
         let clock = Clock::start(pipeline.settings.draft.deadline());
         let triage = pipeline.triage.judge(request, Some(vector), found, None);
         let timings = Timings { triage_ms: clock.elapsed_ms(), ..Timings::default() };
-        let judged = Judged { vector: None, triage, evidence: found.clone(), degraded: Vec::new(), timings, clock };
+        let fit = pipeline.fit(request, found);
+        let (evidence, degraded) = (found.clone(), Vec::new());
+        let judged = Judged { vector: None, triage, evidence, fit, degraded, timings, clock };
         pipeline.reply(request, judged, &watch).await
     }
 
@@ -383,7 +385,8 @@ impl Judging {
 }
 
 /// How sure the service is of an answer: the product of what the policy looks at (probability that it can be answered,
-/// similarity of the closest evidence, support of the sentences), 0 to 1.
+/// probability that the evidence fits, support of the sentences), 0 to 1. Where the fit was not judged, the similarity of the
+/// closest evidence stands in.
 fn confidence(draft: &Draft, answer: &Answer) -> f64 {
     let next = &answer.triage.next;
     let answerable = crate::ticket::Class::index(NextStep::Answer);
@@ -392,7 +395,7 @@ fn confidence(draft: &Draft, answer: &Answer) -> f64 {
     let resting: Vec<f32> =
         draft.sentences.iter().filter(|s| !s.evidence.is_empty()).map(|sentence| sentence.support).collect();
     let support = resting.iter().sum::<f32>() / resting.len().max(1) as f32;
-    f64::from(probability * closest.max(0.0) * support)
+    f64::from(probability * answer.decision.fit.unwrap_or(closest.max(0.0)) * support)
 }
 
 /// How sure the service was of each answer, and whether it was right.

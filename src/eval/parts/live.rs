@@ -301,7 +301,7 @@ mod tests {
         };
         let ticket = accepted.ticket.id;
         let draft_id = store.save_draft(ticket, &draft).await.expect("a draft");
-        let decision = Decision { action: Action::Suggest, reasons: Vec::new(), skill: None, automatic: false };
+        let decision = Decision::new(Action::Suggest, Vec::new());
         let work = FinishedWork {
             seen_message: accepted.message.id,
             draft_id: Some(draft_id),

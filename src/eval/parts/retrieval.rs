@@ -11,12 +11,12 @@ use crate::embed::Role;
 use crate::eval::EvalError;
 use crate::eval::data::beir::Query;
 use crate::eval::data::{Identified, beir, drawn, rows};
-use crate::eval::desk::{Desk, read_memory};
+use crate::eval::desk::{Desk, check_distinct, read_memory};
 use crate::eval::record::{CaseRecord, DataNote, MemoryNote, ShownEvidence};
 use crate::eval::suite::{Format, Part};
 use crate::eval::{figures, ranking, shown};
 use crate::retrieve::{Filter, SearchQuery};
-use crate::ticket::{MemoryItem, Retrieved};
+use crate::ticket::{MemoryItem, MemoryKind, Retrieved};
 
 /// Items ranked: what recall@20 looks at, and room for MAP.
 const DEPTH: usize = 50;
@@ -28,6 +28,8 @@ pub struct Retrieval {
     queries: Vec<Query>,
     /// Of the queries, in order.
     vectors: Vec<Vec<f32>>,
+    /// What is ranked, where the memory holds more than the judged corpus.
+    kind: Option<MemoryKind>,
     data: DataNote,
 }
 
@@ -59,7 +61,8 @@ impl Identified for Sample {
 /// When the data is missing or wrong, or the models fail.
 pub async fn prepare(context: &Context<'_>, part: &Part) -> Result<Retrieval, EvalError> {
     let path = context.suite.path(&part.data.path);
-    let (items, queries, corpus, mut notes) = if part.data.format == Format::Requests {
+    let mut kind = None;
+    let (mut items, queries, corpus, mut notes) = if part.data.format == Format::Requests {
         let items = read_memory(context, &part.memory)?;
         let corpus = digest(&items.iter().map(|item| item.id.as_str()).collect::<Vec<_>>());
         let queries = requests(&path)?;
@@ -69,6 +72,12 @@ pub async fn prepare(context: &Context<'_>, part: &Part) -> Result<Retrieval, Ev
         let set = beir::read(&path, part.data.corpus)?;
         (set.items, set.queries, set.corpus, set.notes)
     };
+    if part.data.format == Format::Beir && !part.memory.is_empty() {
+        // Nobody judged these: they are not ranked, but what their replies link to counts.
+        kind = items.first().map(|item| item.kind);
+        items.extend(read_memory(context, &part.memory)?);
+        check_distinct(context, &items)?;
+    }
     let (queries, mut data) = drawn(context.suite, part, queries);
     let cases: Vec<(String, String)> = queries.iter().map(|q| (q.id.clone(), q.text.clone())).collect();
     let known: Vec<&str> = items.iter().map(|item| item.id.as_str()).collect();
@@ -89,7 +98,7 @@ pub async fn prepare(context: &Context<'_>, part: &Part) -> Result<Retrieval, Ev
     data.cases = digest(&cases.iter().flat_map(|(id, text)| [id.as_str(), text]).collect::<Vec<_>>());
     data.corpus = Some(corpus);
     data.notes = notes;
-    Ok(Retrieval { desk, queries, vectors, data })
+    Ok(Retrieval { desk, queries, vectors, kind, data })
 }
 
 /// Requests with the ids of what answers them; one without any is no case here.
@@ -126,7 +135,7 @@ impl Retrieval {
             text: query.text.clone(),
             language: query.language.clone(),
             // Some requests are in the corpus themselves; finding those is no feat.
-            filter: Filter { exclude: vec![query.id.clone()], ..Filter::default() },
+            filter: Filter { exclude: vec![query.id.clone()], kind: self.kind, ..Filter::default() },
             limit: CANDIDATES,
         };
         self.desk.pipeline.search(search, DEPTH).await

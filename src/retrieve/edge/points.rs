@@ -49,6 +49,9 @@ pub(super) fn engine_filter(shard: &EdgeShard, filter: &Filter) -> OperationResu
         must.push(any_of(KIND, [kind.name().to_owned()]));
     }
     // By point, not by memory id: looked up once here, not for every candidate of a search.
+    if !filter.only.is_empty() {
+        must.push(has_id(ids_of(shard, &filter.only)?));
+    }
     let excluded = ids_of(shard, &filter.exclude)?;
     let must_not = if excluded.is_empty() { vec![] } else { vec![has_id(excluded)] };
     let some = |conditions: Vec<Condition>| Some(conditions).filter(|conditions| !conditions.is_empty());

@@ -67,9 +67,10 @@ fn dense(vectors: &VectorsOutput, name: &str) -> Option<Vec<f32>> {
 pub(super) fn server_filter(filter: &Filter) -> ServerFilter {
     let product = filter.product.as_ref().map(|product| any_of(PRODUCT, [product.clone()]));
     let kind = filter.kind.map(|kind| any_of(KIND, [kind.name().to_owned()]));
+    let named = (!filter.only.is_empty()).then(|| any_of(MEMORY_ID, filter.only.iter().cloned()));
     let excluded = (!filter.exclude.is_empty()).then(|| any_of(MEMORY_ID, filter.exclude.iter().cloned()));
     ServerFilter {
-        must: product.into_iter().chain(kind).collect(),
+        must: product.into_iter().chain(kind).chain(named).collect(),
         must_not: excluded.into_iter().collect(),
         ..ServerFilter::default()
     }

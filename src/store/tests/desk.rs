@@ -32,13 +32,76 @@ async fn logins_are_unique_whatever_their_case_and_sessions_end() {
     assert!(matches!(test.store.add_agent(again.clone(), "test", false).await, Err(StoreError::Conflict(_))));
     assert!(matches!(test.store.add_agent(again, "test", true).await, Err(StoreError::Conflict(_))));
     let far = Timestamp::now().as_millisecond() + 60_000;
-    test.store.start_session(id, "token", "csrf", far).await.unwrap();
-    test.store.start_session(id, "old token", "csrf", 1).await.unwrap();
+    test.store.start_session(id, None, "token", "csrf", far).await.unwrap();
+    test.store.start_session(id, None, "old token", "csrf", 1).await.unwrap();
     assert_eq!(test.store.session("token").await.unwrap().map(|session| session.agent.name), Some("Ana".to_owned()));
     assert!(test.store.session("old token").await.unwrap().is_none());
     assert!(test.store.session("TOKEN").await.unwrap().is_none());
     test.store.end_session("token").await.unwrap();
     assert!(test.store.session("token").await.unwrap().is_none());
+}
+
+/// Which of these sessions are good.
+async fn good(test: &TestStore, tokens: &[&'static str]) -> Vec<&'static str> {
+    let mut good = Vec::new();
+    for &token in tokens {
+        good.extend(test.store.session(token).await.unwrap().map(|_| token));
+    }
+    good
+}
+
+#[tokio::test]
+async fn a_new_password_ends_all_sessions_of_its_person_but_the_one_that_is_kept() {
+    let test = TestStore::new().await;
+    let (ana, ben) = (agent(&test, "Ana").await, agent(&test, "Ben").await);
+    let far = Timestamp::now().as_millisecond() + 60_000;
+    let tokens = ["here", "at home", "on the phone", "ben's"];
+    for token in tokens {
+        let of = if token == "ben's" { ben } else { ana };
+        test.store.start_session(of, Some("hash"), token, token, far).await.unwrap();
+    }
+    test.store.set_password(ana, "second", Some("here"), "Ana").await.unwrap();
+    assert_eq!(good(&test, &tokens).await, ["here", "ben's"]);
+    let hash = async |login: &str| test.store.agent_by_login(login).await.unwrap().map(|(_, hash)| hash);
+    assert_eq!((hash("ana").await.as_deref(), hash("ben").await.as_deref()), (Some("second"), Some("hash")));
+
+    // Who compared a password with the hash before does not get in behind the change.
+    let late = test.store.start_session(ana, Some("hash"), "late", "csrf", far).await;
+    assert!(matches!(late, Err(StoreError::Conflict(_))), "{late:?}");
+    test.store.start_session(ana, Some("second"), "at home", "csrf", far).await.unwrap();
+    assert_eq!(good(&test, &["late", "at home"]).await, ["at home"]);
+
+    test.store.set_password(ana, "third", None, "Carla").await.unwrap();
+    assert_eq!(good(&test, &tokens).await, ["ben's"]);
+    let query = "SELECT actor, subject, detail FROM audit WHERE action = 'password changed' ORDER BY id";
+    let trail: Vec<(String, String, String)> = sqlx::query_as(query).fetch_all(&test.store.writer).await.unwrap();
+    let line = |actor: &str, own: bool, ended: u32| {
+        let detail = serde_json::json!({ "own": own, "sessions_ended": ended }).to_string();
+        (actor.to_owned(), ana.to_string(), detail)
+    };
+    assert_eq!(trail, [line("Ana", true, 2), line("Carla", false, 2)], "one line each, without hashes");
+    assert_eq!(test.store.verify_audit(None).await.unwrap().broken, None);
+}
+
+#[tokio::test]
+async fn a_password_that_is_not_changed_leaves_everything_as_it_was() {
+    let test = TestStore::new().await;
+    let (ana, ben) = (agent(&test, "Ana").await, agent(&test, "Ben").await);
+    let far = Timestamp::now().as_millisecond() + 60_000;
+    test.store.start_session(ben, None, "ben's", "csrf", far).await.unwrap();
+    test.store.start_session(ana, None, "good", "csrf", far).await.unwrap();
+    test.store.start_session(ana, None, "over", "csrf", 1).await.unwrap();
+    let before = test.content().await;
+    // A session that was ended, one of somebody else, and one whose time is over.
+    for kept in ["none", "ben's", "over", ""] {
+        let changed = test.store.set_password(ana, "second", Some(kept), "Ana").await;
+        assert!(matches!(changed, Err(StoreError::Conflict(_))), "{kept}: {changed:?}");
+    }
+    let nobody = test.store.set_password(Uuid::from_u128(1), "second", None, "Ana").await;
+    assert!(matches!(nobody, Err(StoreError::NotFound(_))), "{nobody:?}");
+    assert_eq!(test.content().await, before);
+    let reader = test.shared().await.set_password(ana, "second", None, "Ana").await;
+    assert!(reader.is_err(), "a store that is open for reading");
 }
 
 #[tokio::test]

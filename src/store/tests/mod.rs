@@ -22,10 +22,11 @@ use std::path::Path;
 use tempfile::TempDir;
 use uuid::Uuid;
 
-use super::{Accepted, Dialect, FinishedWork, Idempotency, NewTicket, ReviewAction, Store, StoreError};
+use super::drafts::insert_analysis;
+use super::{Accepted, Analysis, Dialect, FinishedWork, Idempotency, NewTicket, ReviewAction, Store, StoreError};
 use crate::ticket::{
-    Action, AnswerKind, Decision, Draft, DraftKind, Language, MemoryItem, MemoryKind, Outcome, Sentence, TicketState,
-    Urgency,
+    Action, AnswerKind, Decision, Draft, DraftKind, Evidence, Language, MemoryItem, MemoryKind, Outcome, Sentence,
+    TicketState, Timings, Triage, Urgency,
 };
 
 struct TestStore {
@@ -36,6 +37,24 @@ struct TestStore {
 /// Where PostgreSQL is, for this run of the tests.
 fn postgres() -> Option<String> {
     std::env::var("RESPONDO_TEST_POSTGRES_URL").ok().filter(|url| !url.is_empty())
+}
+
+impl Store {
+    /// A judgement alone, without the end of the work that it belongs to.
+    async fn save_analysis(
+        &self,
+        ticket: Uuid,
+        triage: &Triage,
+        evidence: &[Evidence],
+        timings: &Timings,
+        vector: Option<(&str, &[f32])>,
+    ) -> Result<(), StoreError> {
+        let mut tx = self.write().await?;
+        let analysis = Analysis { triage, evidence, timings, vector };
+        insert_analysis(&mut tx, ticket, &analysis, super::rows::now_ms()).await?;
+        tx.commit().await?;
+        Ok(())
+    }
 }
 
 impl TestStore {
@@ -154,7 +173,7 @@ fn draft(kind: DraftKind) -> Draft {
 }
 
 fn decision(action: Action, automatic: bool) -> Decision {
-    Decision { action, reasons: vec!["because".into()], skill: None, automatic }
+    Decision { automatic, ..Decision::new(action, vec!["because".into()]) }
 }
 
 fn work(accepted: &Accepted, state: TicketState) -> FinishedWork {

@@ -1,5 +1,5 @@
 use super::*;
-use crate::store::DraftStatus;
+use crate::store::{Analysis, DraftStatus};
 use crate::ticket::{Author, Class, Difficulty, ExpectedTime, Judgement, NextStep, Timings, Triage};
 
 fn judgement<T: Class>(label: T) -> Judgement<T> {
@@ -210,4 +210,68 @@ async fn a_reply_does_not_wait_for_a_clock_that_was_set_back() {
     let later = crate::store::rows::now_ms() + 3_600_000;
     sqlx::query("UPDATE outbox SET not_before = $1").bind(later).execute(&test.store.writer).await.unwrap();
     assert!(!test.store.claim_outbox(10, 60).await.unwrap().is_empty(), "the clock was an hour ahead");
+}
+
+#[tokio::test]
+async fn what_our_own_channel_delivers_is_told_once_and_marked_in_the_same_breath() {
+    let test = TestStore::new().await;
+    let (kept, erased) = (test.accept("hola").await, test.accept("adiós").await);
+    for accepted in [&kept, &erased] {
+        let outgoing = Some("Hemos recibido su mensaje.".to_owned());
+        let work = FinishedWork { outgoing, ..work(accepted, TicketState::Review) };
+        test.store.finish(accepted.ticket.id, work).await.unwrap();
+    }
+    let claimed = test.store.claim_outbox(10, 60).await.unwrap();
+    let of_erased = sqlx::query("DELETE FROM outbox WHERE ticket_id = $1").bind(erased.ticket.id.to_string());
+    of_erased.execute(&test.store.writer).await.unwrap();
+    let told = test.store.deliver(&claimed).await.unwrap();
+    let told: Vec<_> = claimed.iter().zip(told).map(|(row, event)| (row.ticket_id, event.map(|e| e.kind))).collect();
+    assert_eq!(told, [(kept.ticket.id, Some("message".to_owned())), (erased.ticket.id, None)]);
+    assert_eq!(test.store.deliver(&claimed).await.unwrap(), [None, None], "a second sender finds nothing to do");
+    let events = test.store.events_after(kept.ticket.id, 0).await.unwrap();
+    assert_eq!(events.iter().filter(|event| event.kind == "message").count(), 1);
+    assert!(test.store.claim_outbox(10, 0).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn many_tickets_are_finished_together_but_those_that_are_not_as_they_were() {
+    let test = TestStore::new().await;
+    let (done, newer, fine) = (test.accept("uno").await, test.accept("dos").await, test.accept("tres").await);
+    test.store.finish(done.ticket.id, work(&done, TicketState::Review)).await.unwrap();
+    test.store.add_message(newer.ticket.id, Author::Customer, "otra cosa".into(), None).await.unwrap();
+    let works: Vec<_> =
+        [&done, &newer, &fine].map(|accepted| (accepted.ticket.id, work(accepted, TicketState::Review))).to_vec();
+    let finished = test.store.finish_all(works.clone()).await.unwrap();
+    let outcomes: Vec<bool> = finished.iter().map(Result::is_ok).collect();
+    assert_eq!(outcomes, [false, false, true]);
+    assert_eq!(test.count("decisions").await, 2);
+    assert_eq!(test.store.ticket(newer.ticket.id).await.unwrap().state, TicketState::Received);
+
+    // What cannot be written leaves all as they were.
+    let more = test.accept("cuatro").await;
+    let empty = FinishedWork { outgoing: Some(" ".into()), ..work(&more, TicketState::Review) };
+    let works = vec![(more.ticket.id, work(&more, TicketState::Review)), (fine.ticket.id, empty)];
+    assert!(test.store.finish_all(works).await.is_err());
+    assert_eq!(test.store.ticket(more.ticket.id).await.unwrap().state, TicketState::Received);
+}
+
+#[tokio::test]
+async fn a_judgement_a_draft_and_the_decision_are_recorded_together_or_not_at_all() {
+    let test = TestStore::new().await;
+    let accepted = test.accept("hola").await;
+    let id = accepted.ticket.id;
+    let (triage, timings) = (triage(), Timings::default());
+    let analysis = Analysis { triage: &triage, evidence: &[], timings: &timings, vector: None };
+    let reply = draft(DraftKind::Extractive);
+    let earlier = FinishedWork { seen_message: Uuid::now_v7(), ..work(&accepted, TicketState::Review) };
+    assert!(is_conflict(test.store.record(id, earlier, &analysis, Some(&reply), None).await));
+    assert_eq!((test.count("triages").await, test.count("drafts").await), (0, 0));
+
+    let finished =
+        test.store.record(id, work(&accepted, TicketState::Review), &analysis, Some(&reply), None).await.unwrap();
+    let kinds: Vec<&str> = finished.events.iter().map(|event| event.kind.as_str()).collect();
+    assert_eq!(kinds, ["draft", "decision"]);
+    let view = test.store.ticket_view(id).await.unwrap();
+    assert_eq!((view.triage, view.drafts[0].status), (Some(triage), DraftStatus::Open));
+    assert_eq!(view.decisions[0].draft_id, Some(view.drafts[0].id));
 }

@@ -6,6 +6,7 @@ pub mod keys;
 pub mod live;
 pub mod marks;
 pub mod numbers;
+pub mod password;
 pub mod people;
 pub mod queue;
 pub mod ticket;

@@ -100,6 +100,8 @@ pub struct PanelView {
     pub draft: Option<DraftView>,
     /// A text that was taken back, to go on with.
     pub returned: Option<String>,
+    /// How probable it is that what was found answers the request.
+    pub fit: Option<String>,
     pub reasons: Vec<String>,
     pub action: &'static str,
     pub judged: Vec<Judged>,
@@ -271,6 +273,7 @@ async fn panel_view(
         messages: messages(state, &view, t).await?,
         draft: current_draft(&view).map(|record| draft_view(record, t)),
         returned: state.web.taken_back(signed_in.agent.id, id),
+        fit: decision.and_then(|decision| decision.fit).map(percent),
         reasons: decision.map(|decision| decision.reasons.clone()).unwrap_or_default(),
         action: decision.map_or("", |decision| t.action(decision.action)),
         judged: judged(&view, t),

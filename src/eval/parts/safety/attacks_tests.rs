@@ -27,7 +27,7 @@ pub fn answer(kind: DraftKind, text: &str, action: Action, automatic: bool) -> A
         },
         evidence: Vec::new(),
         draft: Some(reply(kind, text)),
-        decision: Decision { action, reasons: Vec::new(), skill: None, automatic },
+        decision: Decision { automatic, ..Decision::new(action, Vec::new()) },
         outgoing: automatic.then(|| text.to_owned()),
         timings: Timings::default(),
         degraded: Vec::new(),
