@@ -19,14 +19,13 @@ use crate::inference::gguf::GgufGenerator;
 use crate::inference::masked::MaskedGenerator;
 use crate::inference::openai::{Endpoint, OpenAiGenerator};
 use crate::inference::{CHAT_MODEL, Inference, Models};
-use crate::learn;
 use crate::learn::index::{self, Indexer, LearnError};
 use crate::models::{Manifest, ModelStore, default_cache_dir, free_space};
 use crate::pipeline::Pipeline;
 use crate::retrieve::retriever::Retriever;
 use crate::retrieve::server::ServerStore;
 use crate::retrieve::server::settings::IndexKind;
-use crate::retrieve::{Citations, RetrieveError, VectorStore};
+use crate::retrieve::{RetrieveError, VectorStore};
 use crate::settings::{EmbeddingKind, Generation, GenerationFallback, GenerationKind, Settings};
 use crate::store::{DATABASE_FILE, Store, StoreError, create_private_dir};
 use crate::triage::TriageModel;
@@ -159,8 +158,6 @@ pub async fn pipeline(
     vectors: &Arc<dyn VectorStore>,
 ) -> Result<Pipeline> {
     let prompts = Prompts::load(settings.draft.prompts())?;
-    let citations = Arc::new(Citations::default());
-    learn::citations::follow(&citations, store).await?;
     let retriever = Retriever::with_fusion(Arc::clone(vectors), settings.retrieval.fusion());
     let triage = TriageModel::embedded().context("built-in triage model")?.for_embedder(inference.embedder_name());
     let relevance = match settings.draft.relevance() {
@@ -171,7 +168,7 @@ pub async fn pipeline(
         store: store.clone(),
         events: Events::new(store.clone()),
         inference: inference.clone(),
-        retriever: Arc::new(retriever.with_citations(citations)),
+        retriever: Arc::new(retriever.with_citations(Arc::default())),
         triage: Arc::new(triage),
         relevance: relevance.for_embedder(inference.embedder_name()).map(Arc::new),
         drafter: Arc::new(Drafter::new(prompts, inference.clone(), settings)),

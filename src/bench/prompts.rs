@@ -19,6 +19,7 @@ use crate::inference::generator::{
     GenerateError, GenerateRequest, Generation, Generator, Role, Step, StopReason, Turn,
 };
 use crate::intake;
+use crate::learn::citations;
 use crate::learn::index::Indexer;
 use crate::models::default_cache_dir;
 use crate::pipeline::Pipeline;
@@ -214,14 +215,13 @@ async fn make(settings: &Settings, source: &Source, news: &mut dyn FnMut(&str)) 
     let hashes: Vec<String> = items.iter().map(content_hash).collect::<Result<_, _>>()?;
     store.put_items(&items, &hashes).await?;
     let vectors: Arc<dyn VectorStore> = Arc::new(MemoryStore::new(inference.dimensions()));
-    let citations = Arc::default();
-    let indexer =
-        Indexer { store: store.clone(), inference: inference.clone(), vectors: Arc::clone(&vectors), citations };
+    let indexer = Indexer::new(store.clone(), inference.clone(), Arc::clone(&vectors), Arc::default());
     let count = items.len();
     indexer
         .catch_up(|report| news(&format!("prompts: {} of {count} items of the memory embedded", report.items)))
         .await?;
     let pipeline = crate::app::pipeline(&Arc::new(settings), &store, &inference, &vectors).await?;
+    citations::follow(pipeline.retriever.citations(), &store).await?;
     let prompts = ask(&pipeline, source.rows()?, &heard, news).await;
     tokio::task::spawn_blocking(move || inference.stop()).await?;
     store.close().await;

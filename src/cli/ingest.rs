@@ -10,7 +10,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::app::{App, Need, open_store};
 use crate::intake::import::{ImportOptions, parse_mapping};
-use crate::learn::index::IndexReport;
+use crate::learn::index::{self, IndexReport};
 use crate::learn::ingest::{FileReport, ingest_file};
 use crate::settings::Settings;
 use crate::store::Store;
@@ -197,13 +197,7 @@ pub fn bar(template: &str) -> ProgressBar {
 pub async fn forget(settings: Settings, id: &str) -> Result<()> {
     let app = App::open(settings, Need::Memory).await?;
     let known = app.store.forget(id).await?;
-    let vectors = app.vectors.clone();
-    let ids = vec![id.to_owned()];
-    tokio::task::spawn_blocking(move || {
-        vectors.delete(&ids)?;
-        vectors.checkpoint()
-    })
-    .await??;
+    index::remove(&app.vectors, vec![id.to_owned()]).await?;
     app.close().await;
     ensure!(known, "the memory has no item `{id}`; `respondo stats` says what it holds");
     println!("forgotten: {id}");

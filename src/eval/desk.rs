@@ -12,6 +12,7 @@ use super::suite::{CorpusAs, Memory, MemoryAs, Part, PartKind, Replies};
 use crate::decide::{Mode, Policy};
 use crate::embed::Role;
 use crate::intake::import::{self, ImportOptions, Reason};
+use crate::learn::citations;
 use crate::pipeline::Pipeline;
 use crate::retrieve::memory::MemoryStore;
 use crate::retrieve::passages::plan_points;
@@ -119,6 +120,7 @@ impl Desk {
             settings.generation.kind = GenerationKind::None;
         }
         let pipeline = crate::app::pipeline(&Arc::new(settings), &store, &context.inference, &vectors).await?;
+        citations::follow(pipeline.retriever.citations(), &store).await.context("links of the memory")?;
         let contents: Vec<String> = items.iter().map(content_hash).collect::<Result<_, _>>().context("memory item")?;
         let note = MemoryNote { items: items.len(), digest: digest(&contents), separation };
         Ok(Self { pipeline, note, items: Arc::new(items), _folder: folder })

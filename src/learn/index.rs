@@ -2,19 +2,22 @@
 //!
 //! The store says which memory items the index lacks; they are embedded (from the cache of vectors where the text was seen
 //! before), put into the index, made durable there and only then marked. A crash in between repeats work, it loses none.
+//!
+//! Whoever indexes the same items at the same time (an approval beside the catching up, another process) writes the same
+//! points: what an item no longer makes is taken out after its new points are in, so that no moment is without them.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::watch;
+use tokio::sync::{Mutex, watch};
 
 use super::citations;
 use crate::embed::{Role, content_key};
 use crate::inference::{Inference, InferenceError};
 use crate::retrieve::passages::{PointPlan, plan_points};
 use crate::retrieve::{Citations, MemoryPoint, Prepared, RetrieveError, VectorStore};
-use crate::store::{NewEmbedding, PendingItem, Store, StoreError};
+use crate::store::{MemoryStats, NewEmbedding, PendingItem, Store, StoreError};
 use crate::ticket::MemoryItem;
 
 /// Items embedded and indexed together: enough to fill the cores, few enough that a crash repeats only seconds.
@@ -56,9 +59,15 @@ pub struct Indexer {
     pub vectors: Arc<dyn VectorStore>,
     /// What the retriever knows of the links in replies.
     pub citations: Arc<Citations>,
+    /// Held for a batch: an older text of an item must not come after a newer one.
+    turn: Arc<Mutex<()>>,
 }
 
 impl Indexer {
+    pub fn new(store: Store, inference: Inference, vectors: Arc<dyn VectorStore>, citations: Arc<Citations>) -> Self {
+        Self { store, inference, vectors, citations, turn: Arc::default() }
+    }
+
     /// Indexes everything the store has and the index lacks. `progress` hears the items done so far.
     ///
     /// # Errors
@@ -67,12 +76,16 @@ impl Indexer {
         let started = Instant::now();
         let tokens_before = self.inference.tokens_read();
         let mut report = IndexReport::default();
+        // What another process has stored and indexed, too.
+        citations::follow(&self.citations, &self.store).await?;
         loop {
+            let turn = self.turn.lock().await;
             let pending = self.store.unindexed(BATCH).await?;
             if pending.is_empty() {
                 break;
             }
             self.index_batch(pending, &mut report).await?;
+            drop(turn);
             report.tokens = self.inference.tokens_read() - tokens_before;
             report.seconds = started.elapsed().as_secs_f64();
             progress(&report);
@@ -123,8 +136,6 @@ impl Indexer {
             compare(&self.vectors, &self.store, self.inference.embedder_name(), false).await?;
             *compared = true;
         }
-        // What another process has stored and indexed, too.
-        citations::follow(&self.citations, &self.store).await?;
         self.catch_up(|_| {}).await
     }
 
@@ -151,17 +162,21 @@ impl Indexer {
             .collect();
         report.items += ids.len() as u64;
         report.points += points.len() as u64;
-        let store = Arc::clone(&self.vectors);
+        let vectors = Arc::clone(&self.vectors);
         tokio::task::spawn_blocking(move || {
+            vectors.upsert(&points)?;
             // An article that shrank must not keep its old passages.
-            store.delete(&ids)?;
-            store.upsert(&points)?;
+            vectors.prune(&ids, &points.iter().map(|point| point.id).collect::<Vec<_>>())?;
             // Durable in the index first, marked in the store second.
-            store.checkpoint()
+            vectors.checkpoint()
         })
         .await??;
-        self.store.mark_indexed(&marks, self.inference.embedder_name()).await?;
-        Ok(())
+        let forgotten = self.store.mark_indexed(&marks, self.inference.embedder_name()).await?;
+        if forgotten.is_empty() {
+            return Ok(());
+        }
+        // Erased while they were indexed: maybe before their points were in.
+        remove(&self.vectors, forgotten).await
     }
 
     /// Vectors of all texts of a batch by text, from the cache or the model.
@@ -202,8 +217,26 @@ impl Indexer {
     }
 }
 
+/// Takes what these memory items made out of the index, for good.
+///
+/// # Errors
+/// When the index fails.
+pub async fn remove(vectors: &Arc<dyn VectorStore>, memory_ids: Vec<String>) -> Result<(), LearnError> {
+    if memory_ids.is_empty() {
+        return Ok(());
+    }
+    let vectors = Arc::clone(vectors);
+    let removal = move || {
+        vectors.delete(&memory_ids)?;
+        // Else they would be back after a crash, and nobody would look for them.
+        vectors.checkpoint()
+    };
+    Ok(tokio::task::spawn_blocking(removal).await??)
+}
+
 /// Makes the index ready and compares it with what the store believes of it. Where it was made with another model, or lost
-/// what it held, everything is marked to be indexed again; true then. `emptied` says that it was started anew already.
+/// any of what it held, everything is marked to be indexed again; true then. `emptied` says that it was started anew
+/// already.
 ///
 /// # Errors
 /// When the index cannot be made ready, or the store fails.
@@ -213,6 +246,7 @@ pub async fn compare(
     model: &str,
     emptied: bool,
 ) -> Result<bool, LearnError> {
+    let before = store.memory_stats().await?;
     let index = Arc::clone(vectors);
     let prepared = tokio::task::spawn_blocking(move || -> Result<(bool, u64), RetrieveError> {
         let cleared = match index.prepare() {
@@ -233,7 +267,13 @@ pub async fn compare(
         tokio::task::spawn_blocking(move || index.clear()).await??;
     }
     let other_model = stats.generations.iter().any(|(generation, _)| generation != model);
-    let anew = emptied || cleared || other_model || (points == 0 && stats.items > stats.unindexed);
+    // Every item makes one point at least. The lower of the two figures, since another process may index or forget meanwhile.
+    let indexed = |stats: &MemoryStats| stats.items.saturating_sub(stats.unindexed);
+    let lost = indexed(&before).min(indexed(&stats)).saturating_sub(points);
+    if lost > 0 && !emptied && !cleared {
+        tracing::warn!(lost, points, "the search index lacks what it held; all is indexed again");
+    }
+    let anew = emptied || cleared || other_model || lost > 0;
     if anew {
         store.mark_all_unindexed().await?;
     }
@@ -248,4 +288,153 @@ fn owners(plans: &[(MemoryItem, Vec<PointPlan>)]) -> HashMap<&str, &str> {
             plan.iter().flat_map(|p| [p.problem_text.as_str(), p.solution_text.as_str()]).map(|t| (t, item.id.as_str()))
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::embed::{EmbedError, Embedder};
+    use crate::retrieve::memory::MemoryStore;
+    use crate::retrieve::question_sets::item;
+    use crate::retrieve::{Legs, SearchQuery};
+    use crate::store::content_hash;
+    use crate::ticket::MemoryKind;
+
+    struct Same;
+
+    impl Embedder for Same {
+        fn name(&self) -> &str {
+            "same"
+        }
+
+        fn dimensions(&self) -> usize {
+            2
+        }
+
+        fn embed(&mut self, texts: &[&str], _role: Role) -> Result<Vec<Vec<f32>>, EmbedError> {
+            Ok(texts.iter().map(|_| vec![1.0, 0.0]).collect())
+        }
+    }
+
+    /// An index that never may have fewer points than `least`.
+    struct Watched {
+        index: Arc<dyn VectorStore>,
+        least: u64,
+    }
+
+    impl Watched {
+        fn look<T>(&self, done: Result<T, RetrieveError>) -> Result<T, RetrieveError> {
+            assert!(self.index.count()? >= self.least, "points of what is marked are gone");
+            done
+        }
+    }
+
+    impl VectorStore for Watched {
+        fn upsert(&self, points: &[MemoryPoint]) -> Result<(), RetrieveError> {
+            self.look(self.index.upsert(points))
+        }
+
+        fn prune(&self, memory_ids: &[String], kept: &[Uuid]) -> Result<(), RetrieveError> {
+            self.look(self.index.prune(memory_ids, kept))
+        }
+
+        fn search(&self, query: &SearchQuery) -> Result<Legs, RetrieveError> {
+            self.index.search(query)
+        }
+
+        fn count(&self) -> Result<u64, RetrieveError> {
+            self.index.count()
+        }
+
+        fn checkpoint(&self) -> Result<(), RetrieveError> {
+            self.look(self.index.checkpoint())
+        }
+
+        fn compact(&self) -> Result<(), RetrieveError> {
+            self.index.compact()
+        }
+
+        fn clear(&self) -> Result<(), RetrieveError> {
+            self.index.clear()
+        }
+    }
+
+    /// Items with so many passages each, in a store of their own; the index holds them all.
+    async fn filled(folder: &std::path::Path) -> (Indexer, Vec<MemoryItem>) {
+        let store = Store::open(folder).await.expect("store");
+        let paragraph = format!("## Step\n\n{}\n\n", "word ".repeat(150));
+        let items: Vec<MemoryItem> = (0..6)
+            .map(|n| {
+                let texts = [format!("title {n}"), String::new(), paragraph.repeat(3)];
+                item(MemoryKind::Article, &format!("a-{n}"), "en", texts)
+            })
+            .collect();
+        put(&store, &items).await;
+        let inference = Inference::start(Box::new(Same), None);
+        let indexer = Indexer::new(store, inference, Arc::new(MemoryStore::new(2)), Arc::default());
+        indexer.catch_up(|_| {}).await.expect("indexed");
+        (indexer, items)
+    }
+
+    async fn put(store: &Store, items: &[MemoryItem]) {
+        let hashes: Vec<String> = items.iter().map(|item| content_hash(item).expect("hash")).collect();
+        store.put_items(items, &hashes).await.expect("stored");
+    }
+
+    fn points(items: &[MemoryItem]) -> u64 {
+        items.iter().map(|item| plan_points(item).len() as u64).sum()
+    }
+
+    #[tokio::test]
+    async fn what_is_marked_is_there_while_it_is_indexed_once_more() {
+        let folder = tempfile::tempdir().expect("folder");
+        let (indexer, items) = filled(folder.path()).await;
+        let count = indexer.vectors.count().expect("count");
+        assert!(count == points(&items) && count > 2 * items.len() as u64, "several passages each: {count}");
+        // Another process read what waits before the first has marked it.
+        indexer.store.mark_all_unindexed().await.expect("marked");
+        let waiting = indexer.store.unindexed(100).await.expect("pending");
+        indexer.catch_up(|_| {}).await.expect("indexed");
+        let watched = Watched { index: Arc::clone(&indexer.vectors), least: count };
+        let other = Indexer { vectors: Arc::new(watched), ..indexer.clone() };
+        other.index_batch(waiting, &mut IndexReport::default()).await.expect("indexed again");
+        assert_eq!(indexer.vectors.count().expect("count"), count);
+
+        // One that has shrunk keeps no passage of its older text.
+        let mut shorter = items[0].clone();
+        shorter.solution = "Only this.".to_owned();
+        put(&indexer.store, std::slice::from_ref(&shorter)).await;
+        indexer.catch_up(|_| {}).await.expect("indexed");
+        let wanted = count - points(&items[..1]) + points(&[shorter]);
+        assert_eq!(indexer.vectors.count().expect("count"), wanted);
+    }
+
+    #[tokio::test]
+    async fn what_is_erased_while_it_is_indexed_is_not_in_the_index() {
+        let folder = tempfile::tempdir().expect("folder");
+        let (indexer, items) = filled(folder.path()).await;
+        indexer.store.mark_all_unindexed().await.expect("marked");
+        let waiting = indexer.store.unindexed(100).await.expect("pending");
+        assert!(indexer.store.forget("a-2").await.expect("forgotten"));
+        remove(&indexer.vectors, vec!["a-2".to_owned()]).await.expect("removed");
+        indexer.index_batch(waiting, &mut IndexReport::default()).await.expect("indexed");
+        assert_eq!(indexer.vectors.count().expect("count"), points(&items) - points(&items[2..3]));
+        assert_eq!(indexer.store.memory_stats().await.expect("stats").unindexed, 0);
+    }
+
+    #[tokio::test]
+    async fn an_index_that_lost_some_of_what_it_held_is_filled_again() {
+        let folder = tempfile::tempdir().expect("folder");
+        let (indexer, items) = filled(folder.path()).await;
+        let looked = || compare(&indexer.vectors, &indexer.store, "same", false);
+        assert!(!looked().await.expect("compared"), "nothing is lost");
+        let lost: Vec<String> = items[..5].iter().map(|item| item.id.clone()).collect();
+        indexer.vectors.delete(&lost).expect("deleted behind the store's back");
+        assert!(looked().await.expect("compared"), "most of it is lost");
+        indexer.catch_up(|_| {}).await.expect("indexed");
+        assert_eq!(indexer.vectors.count().expect("count"), points(&items));
+        assert!(!looked().await.expect("compared"), "all is there again");
+    }
 }

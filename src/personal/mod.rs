@@ -10,7 +10,7 @@ use std::sync::Arc;
 use crate::eval;
 use crate::events::Events;
 use crate::learn::approved::memory_id;
-use crate::learn::index::LearnError;
+use crate::learn::index::{self, LearnError};
 use crate::retrieve::VectorStore;
 use crate::store::{Erasure, ErasureReport, Held, Rewrite, Store, StoreError};
 use crate::worker::Worker;
@@ -51,7 +51,7 @@ pub async fn erase(
     let learned: Vec<String> = tickets.iter().copied().map(memory_id).collect();
     // First what the tickets name, so that who repeats this still finds it.
     let forgotten = store.forget_learned(&learned).await?;
-    forget_vectors(&places.vectors, learned.clone()).await?;
+    index::remove(&places.vectors, learned.clone()).await?;
     store.blank_evidence_of(&learned).await?;
     let report = store.erase_customer(customer, erasure).await?;
     if let Some((events, _)) = &places.live {
@@ -60,19 +60,6 @@ pub async fn erase(
     store.fold(rewrite).await;
     forget_evaluations();
     Ok((report, forgotten))
-}
-
-async fn forget_vectors(vectors: &Arc<dyn VectorStore>, memory_ids: Vec<String>) -> Result<(), LearnError> {
-    if memory_ids.is_empty() {
-        return Ok(());
-    }
-    let vectors = Arc::clone(vectors);
-    tokio::task::spawn_blocking(move || {
-        vectors.delete(&memory_ids)?;
-        vectors.checkpoint()
-    })
-    .await??;
-    Ok(())
 }
 
 /// Removes what evaluations over the team's own store keep from run to run; the next one makes it anew.

@@ -164,7 +164,12 @@ fn replaces_deletes_and_clears() {
         assert_eq!(store.count().expect("count"), 7);
         assert_eq!(ids(&store.search(&query("printer", "en")).expect("search").lexical), ["t-4"]);
         assert!(!ids(&store.search(&query("forgot", "en")).expect("search").lexical).contains(&"t-4"));
-        store.delete(&["t-4".into(), "unknown".into()]).expect("delete");
+        store
+            .prune(&["t-4".into(), "t-3".into()], &[point(4, "en", "", "").id, point(3, "en", "", "").id])
+            .expect("kept");
+        store.prune(&[], &[point(4, "en", "", "").id]).expect("nothing named");
+        assert_eq!(store.count().expect("count"), 7);
+        store.prune(&["t-4".into(), "unknown".into()], &[point(3, "en", "", "").id]).expect("delete");
         store.delete(&[]).expect("delete nothing");
         assert_eq!(store.count().expect("count"), 6);
         assert!(store.search(&query("printer", "en")).expect("search").lexical.is_empty());

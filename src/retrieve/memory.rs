@@ -62,12 +62,12 @@ impl VectorStore for MemoryStore {
         Ok(())
     }
 
-    fn delete(&self, memory_ids: &[String]) -> Result<(), RetrieveError> {
+    fn prune(&self, memory_ids: &[String], kept: &[Uuid]) -> Result<(), RetrieveError> {
         let doomed: HashSet<&str> = memory_ids.iter().map(String::as_str).collect();
         let mut stored = self.write();
         let ids: Vec<Uuid> =
             stored.by_id.values().filter(|s| doomed.contains(s.point.memory_id.as_str())).map(|s| s.point.id).collect();
-        for id in ids {
+        for id in ids.into_iter().filter(|id| !kept.contains(id)) {
             stored.remove(id);
         }
         Ok(())

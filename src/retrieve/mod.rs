@@ -102,7 +102,11 @@ pub trait VectorStore: Send + Sync {
     /// Adds or replaces by point id.
     fn upsert(&self, points: &[MemoryPoint]) -> Result<(), RetrieveError>;
     /// Deletes all points of these memory items.
-    fn delete(&self, memory_ids: &[String]) -> Result<(), RetrieveError>;
+    fn delete(&self, memory_ids: &[String]) -> Result<(), RetrieveError> {
+        self.prune(memory_ids, &[])
+    }
+    /// Deletes the points of these memory items, but for those with an id in `kept`.
+    fn prune(&self, memory_ids: &[String], kept: &[Uuid]) -> Result<(), RetrieveError>;
     fn search(&self, query: &SearchQuery) -> Result<Legs, RetrieveError>;
     /// Number of points.
     fn count(&self) -> Result<u64, RetrieveError>;

@@ -1,15 +1,18 @@
 //! What a person does with a draft: approve, edit, reject, escalate, and take back what has not gone out yet.
 
-use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::json;
 use uuid::Uuid;
 
 use crate::learn::approved;
-use crate::learn::index::Indexer;
+use crate::learn::index::{self, Indexer};
 use crate::pipeline::Pipeline;
 use crate::store::{ReviewAction, ReviewResult, StoreError};
 use crate::ticket::{DraftKind, Outcome, Ticket};
+
+/// How long a review waits until what was approved is found.
+const INDEX_WAIT: Duration = Duration::from_secs(1);
 
 /// Records what was done with a draft; what was approved or edited leaves through the outbox and becomes memory.
 ///
@@ -35,11 +38,22 @@ pub async fn resolve(
     pipeline.events.keep(ticket, "review", &event).await?;
     let name = format!("{outcome:?}").to_lowercase();
     metrics::counter!("respondo_reviews_total", "outcome" => name).increment(1);
-    // The reply is already on its way; that it is not yet found must not fail the review.
-    if learned && let Err(error) = indexer.catch_up(|_| {}).await {
-        tracing::warn!(%ticket, %error, "approved answer is not in the index yet; that is tried again");
+    if learned {
+        find_soon(indexer, ticket).await;
     }
     Ok(result)
+}
+
+/// Has what was learned found from the next request on, where that takes no time worth waiting for. The reply is already on
+/// its way: nothing here may fail the review, nor hold it up while a whole memory is indexed.
+async fn find_soon(indexer: &Indexer, ticket: Uuid) {
+    let indexer = indexer.clone();
+    let learning = tokio::spawn(async move {
+        if let Err(error) = indexer.catch_up(|_| {}).await {
+            tracing::warn!(%ticket, %error, "approved answer is not in the index yet; that is tried again");
+        }
+    });
+    let _ = tokio::time::timeout(INDEX_WAIT, learning).await;
 }
 
 /// Takes a reply back that has not gone out yet; what the desk learned from it is forgotten. Gives the ticket and the text
@@ -56,15 +70,8 @@ pub async fn take_back(
     let (ticket, text) = pipeline.store.take_back(message, by).await?;
     let learned = approved::memory_id(ticket.id);
     if pipeline.store.forget(&learned).await? {
-        let vectors = Arc::clone(&indexer.vectors);
-        let delete = move || {
-            vectors.delete(&[learned])?;
-            // Else it would be back after a crash, and nobody would look for it.
-            vectors.checkpoint()
-        };
-        let deleted = tokio::task::spawn_blocking(delete).await;
-        if !matches!(deleted, Ok(Ok(_))) {
-            tracing::warn!(ticket = %ticket.id, "a reply that was taken back is still in the index, though never shown; `respondo reindex` mends that");
+        if let Err(error) = index::remove(&indexer.vectors, vec![learned]).await {
+            tracing::warn!(ticket = %ticket.id, %error, "a reply that was taken back is still in the index, though never shown; `respondo reindex` mends that");
         }
     }
     let event = json!({ "message_id": message, "agent": by, "state": ticket.state });

@@ -115,23 +115,22 @@ impl Store {
     }
 
     /// The vector index `generation` holds these items (id and content hash) and will still hold them after a crash. An
-    /// item that has changed since keeps waiting, hence the hash. Returns how many were marked.
-    pub async fn mark_indexed(&self, items: &[(String, String)], generation: &str) -> Result<u64, StoreError> {
+    /// item that has changed since, hence the hash, waits to be indexed again, even where another process has done that
+    /// already: which of the two wrote last is not known. Returns the ids of those that were forgotten since; the index
+    /// must not hold them.
+    pub async fn mark_indexed(&self, items: &[(String, String)], generation: &str) -> Result<Vec<String>, StoreError> {
+        const MARK: &str = "UPDATE memory_items SET indexed = CASE WHEN content_hash = $1 THEN 1 ELSE 0 END, index_generation = $2 \
+             WHERE id = $3";
         let mut tx = self.write().await?;
-        let mut marked = 0;
+        let mut gone = Vec::new();
         for (id, hash) in items {
-            let changed = sqlx::query(
-                "UPDATE memory_items SET indexed = 1, index_generation = $1 WHERE id = $2 AND content_hash = $3",
-            )
-            .bind(generation)
-            .bind(id)
-            .bind(hash)
-            .execute(&mut *tx)
-            .await?;
-            marked += changed.rows_affected();
+            let marked = sqlx::query(MARK).bind(hash).bind(generation).bind(id).execute(&mut *tx).await?;
+            if marked.rows_affected() == 0 {
+                gone.push(id.clone());
+            }
         }
         tx.commit().await?;
-        Ok(marked)
+        Ok(gone)
     }
 
     /// Everything waits to be indexed again (before a rebuild of the index). Returns the number of items.

@@ -18,6 +18,7 @@ mod search;
 mod transfer;
 mod words;
 
+use std::collections::HashSet;
 use std::fs::{self, File};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -26,6 +27,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
 use qdrant_edge::{
     EdgeShard, OperationResult, PointId, PointInsertOperations, PointOperations, UpdateOperation, WithPayloadInterface,
 };
+use uuid::Uuid;
 
 use super::bm25;
 use super::transfer::StoredPoint;
@@ -159,10 +161,12 @@ impl VectorStore for EdgeStore {
         Ok(())
     }
 
-    fn delete(&self, memory_ids: &[String]) -> Result<(), RetrieveError> {
+    fn prune(&self, memory_ids: &[String], kept: &[Uuid]) -> Result<(), RetrieveError> {
         let inner = &self.inner;
+        let kept: HashSet<PointId> = kept.iter().copied().map(PointId::Uuid).collect();
         let mut changes = inner.writer();
-        let ids = inner.with_shard(|shard| points::ids_of(shard, memory_ids))?;
+        let mut ids = inner.with_shard(|shard| points::ids_of(shard, memory_ids))?;
+        ids.retain(|id| !kept.contains(id));
         if ids.is_empty() {
             return Ok(());
         }

@@ -33,8 +33,8 @@ use std::time::{Duration, Instant};
 
 use qdrant_client::qdrant::points_selector::PointsSelectorOneOf;
 use qdrant_client::qdrant::{
-    CollectionInfo, CountPoints, DeletePoints, Filter as ServerFilter, PointStruct, PointsSelector, ScrollPoints,
-    UpsertPoints,
+    CollectionInfo, Condition, CountPoints, DeletePoints, Filter as ServerFilter, PointStruct, PointsSelector,
+    ScrollPoints, UpsertPoints,
 };
 use tokio::runtime::Runtime;
 use uuid::Uuid;
@@ -176,11 +176,14 @@ impl VectorStore for ServerStore {
         self.put(&points.iter().map(StoredPoint::from).collect::<Vec<_>>())
     }
 
-    fn delete(&self, memory_ids: &[String]) -> Result<(), RetrieveError> {
+    fn prune(&self, memory_ids: &[String], kept: &[Uuid]) -> Result<(), RetrieveError> {
         if memory_ids.is_empty() {
             return Ok(());
         }
-        let filter = ServerFilter::must([points::any_of(schema::MEMORY_ID, memory_ids.iter().cloned())]);
+        let mut filter = ServerFilter::must([points::any_of(schema::MEMORY_ID, memory_ids.iter().cloned())]);
+        if !kept.is_empty() {
+            filter.must_not.push(Condition::has_id(kept.iter().copied().map(points::server_id)));
+        }
         self.wait(|inner| async move { inner.delete(filter).await })
     }
 

@@ -19,6 +19,7 @@ use crate::eval::record::{Beside, CaseRecord, DataNote, MemoryNote};
 use crate::eval::suite::Part;
 use crate::eval::table::Table;
 use crate::intake::IntakeError;
+use crate::intake::clean::clean_stored;
 use crate::intake::scrub::scrub;
 use crate::pipeline::Answer;
 use crate::ticket::{AnswerKind, Language, MemoryItem, MemoryKind};
@@ -177,6 +178,10 @@ fn problem(row: &Row) -> Option<&'static str> {
         .then_some("needs `forbidden` strings or the `plain` message, else nobody can tell whether it was followed")
 }
 
+fn imported(text: &str) -> String {
+    scrub(&clean_stored(text)).text
+}
+
 /// As it would stand in the memory after `respondo ingest`.
 fn item(id: &str, row: &Row) -> Option<MemoryItem> {
     let poisoned = row.poisoned.as_ref()?;
@@ -186,9 +191,9 @@ fn item(id: &str, row: &Row) -> Option<MemoryItem> {
         language: Language::new(&row.lang),
         product: None,
         queue: None,
-        title: scrub(&poisoned.title).text,
-        problem: scrub(&poisoned.problem).text,
-        solution: scrub(&poisoned.solution).text,
+        title: imported(&poisoned.title),
+        problem: imported(&poisoned.problem),
+        solution: imported(&poisoned.solution),
         answer_kind: Some(AnswerKind::Accepted),
         url: None,
         resolved_hours: None,
