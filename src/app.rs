@@ -11,7 +11,7 @@ use crate::draft::Drafter;
 use crate::draft::prompt::Prompts;
 use crate::embed::{
     CachedEmbedder, CandleBertEmbedder, CandleBertOptions, DEFAULT_KEPT, E5Embedder, Embedder, MaskedEmbedder,
-    OpenAiEmbedder, OpenAiOptions, Prefixes,
+    OpenAiEmbedder, OpenAiOptions, Prefixes, Tuning,
 };
 use crate::events::Events;
 use crate::inference::generator::Generator;
@@ -181,7 +181,7 @@ pub async fn pipeline(
 fn indexer(pipeline: &Pipeline, vectors: &Arc<dyn VectorStore>) -> Indexer {
     let citations = Arc::clone(pipeline.retriever.citations());
     let (store, inference) = (pipeline.store.clone(), pipeline.inference.clone());
-    Indexer { store, inference, vectors: Arc::clone(vectors), citations }
+    Indexer::new(store, inference, Arc::clone(vectors), citations)
 }
 
 /// The language models that a start found.
@@ -285,7 +285,8 @@ pub fn load_embedder(settings: &Settings) -> Result<Box<dyn Embedder>> {
             let model = manifest.get(EMBEDDING_MODEL)?;
             let file = |name: &str| existing(store.path(model, name));
             let (container, tokenizer) = (file(EMBEDDING_CONTAINER)?, file(EMBEDDING_TOKENIZER)?);
-            Box::new(E5Embedder::load(&container, &tokenizer, chosen.max_tokens)?)
+            let tuning = Tuning::named(&chosen.tuning).context("embedding.tuning")?;
+            Box::new(E5Embedder::load(&container, &tokenizer, chosen.max_tokens, tuning)?)
         }
         EmbeddingKind::Bert => {
             let options = CandleBertOptions { prefixes, max_tokens: chosen.max_tokens };

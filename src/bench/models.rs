@@ -126,7 +126,7 @@ fn measure_embedding(
     news: &mut dyn FnMut(&str),
 ) -> Result<()> {
     news("loading the embedding model, ours and candle's");
-    let mut ours = E5Embedder::load(&files.container, &files.tokenizer, DEFAULT_MAX_TOKENS)?;
+    let mut ours = E5Embedder::load(&files.container, &files.tokenizer, DEFAULT_MAX_TOKENS, None)?;
     let peer = CandlePeer::load(&files.container)?;
     let texts: Vec<String> =
         samples.iter().map(|row| format!("{}\n{}\n{}", row.subject, row.body, row.answer)).collect();

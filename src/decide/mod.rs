@@ -60,11 +60,11 @@ impl Default for QueuePolicy {
         Self {
             mode: Mode::Suggest,
             min_answer_probability: 0.8,
-            min_similarity: 0.86,
+            min_similarity: 0.78,
             min_support: 0.6,
             min_fit: 0.9,
             min_fit_to_draft: 0.35,
-            min_similarity_to_draft: 0.78,
+            min_similarity_to_draft: 0.66,
             min_reject_probability: 0.7,
             hold_critical: true,
             send_questions: false,

@@ -81,7 +81,7 @@ fn each_doubt_lowers_to_suggest() {
         (critical, good.clone()),
         (unsure, good.clone()),
         (triage(NextStep::Answer, 0.5), good.clone()),
-        (sure.clone(), draft(DraftKind::Generated, 0.8, 0.9)),
+        (sure.clone(), draft(DraftKind::Generated, 0.7, 0.9)),
         (sure.clone(), draft(DraftKind::Generated, 0.92, 0.3)),
         (sure.clone(), draft(DraftKind::Generated, f32::NAN, f32::NAN)),
         (sure, cut),

@@ -306,6 +306,8 @@ mod tests {
     use super::super::normalise;
     use super::super::peer::CandlePeer;
     use super::super::peer::tests::tiny;
+    use super::super::tuning::Tuning;
+    use super::super::tuning::tests::tiny_tuning;
     use super::*;
 
     fn cosine(mut vector: Vec<f32>, reference: &[f32]) -> f32 {
@@ -324,6 +326,21 @@ mod tests {
             assert!(similarity > 0.999, "{ids:?}: cosine {similarity}");
         }
         assert!(model.forward(&[]).expect("no vectors").is_empty());
+    }
+
+    #[test]
+    fn a_difference_is_in_the_weights_of_both() {
+        let tuned = |seed| tiny().tuned(Tuning::parse(&tiny_tuning(4, seed)).expect("a difference")).expect("it fits");
+        let vector = |container| PackedBert::load(container).expect("our model").forward(&[&[0, 3, 4, 5, 2]]);
+        let (plain, one, other) = (vector(tiny()), vector(tuned(1)), vector(tuned(2)));
+        let [plain, one, other] = [plain, one, other].map(|vectors| vectors.expect("vectors").remove(0));
+        let peer = CandlePeer::from_container(&tuned(1)).expect("candle's model");
+        let wanted = peer.vector(&[0, 3, 4, 5, 2]).expect("a vector");
+        assert!(cosine(one, &wanted) > 0.999);
+        assert!(cosine(plain, &wanted) < 0.99 && cosine(other, &wanted) < 0.99);
+        // The one that the program brings is for the model that it pulls.
+        let error = tiny().tuned(Tuning::built_in().expect("built in")).err().expect("another shape").to_string();
+        assert!(error.contains("another shape"), "{error}");
     }
 
     #[test]

@@ -125,7 +125,7 @@ mod tests {
     #[test]
     fn a_text_is_embedded_once_per_role_while_it_is_kept() {
         let Some((container, tokenizer)) = model_files() else { return };
-        let model = E5Embedder::load(&container, &tokenizer, DEFAULT_MAX_TOKENS).expect("the embedder");
+        let model = E5Embedder::load(&container, &tokenizer, DEFAULT_MAX_TOKENS, None).expect("the embedder");
         let mut cached = CachedEmbedder::new(Box::new(model), 2);
         assert_eq!(cached.dimensions(), 384);
         let first = cached.embed(&["one", "two", "one"], Role::Query).expect("vectors");

@@ -13,6 +13,7 @@ use std::path::Path;
 use half::f16;
 
 use super::EmbedError;
+use super::tuning::Tuning;
 
 /// Values in a Q4_0 block.
 pub const Q4_BLOCK_VALUES: usize = 32;
@@ -60,6 +61,8 @@ pub struct Container {
     shape: BertShape,
     file: Vec<u8>,
     entries: HashMap<String, Entry>,
+    /// Added to what is decoded.
+    tuning: Option<Tuning>,
 }
 
 impl Container {
@@ -82,7 +85,18 @@ impl Container {
         let shape = read_shape(&mut reader).map_err(damaged)?;
         skip_tokenizer(&mut reader).map_err(damaged)?;
         let entries = read_entries(&mut reader).map_err(damaged)?;
-        Ok(Self { path, shape, file, entries })
+        Ok(Self { path, shape, file, entries, tuning: None })
+    }
+
+    /// The same weights, with a difference added to them.
+    ///
+    /// # Errors
+    /// [`EmbedError::File`] when it was made for a model of another shape.
+    pub fn tuned(self, tuning: Tuning) -> Result<Self, EmbedError> {
+        match tuning.fits(self.shape) {
+            true => Ok(Self { tuning: Some(tuning), ..self }),
+            false => Err(self.wrong("the difference to be added was made for a model of another shape".to_owned())),
+        }
     }
 
     /// The sizes the file states.
@@ -101,6 +115,9 @@ impl Container {
         match entry.encoding {
             Encoding::F32 => decode_f32(bytes, &mut decoded),
             Encoding::Q4 => decode_q4(bytes, &mut decoded),
+        }
+        if let Some(tuning) = &self.tuning {
+            tuning.add_to(name, &mut decoded);
         }
         Ok(decoded)
     }

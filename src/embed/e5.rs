@@ -6,6 +6,7 @@ use tokenizers::Tokenizer;
 
 use super::bert::PackedBert;
 use super::container::Container;
+use super::tuning::Tuning;
 use super::{EmbedError, Embedder, Prefixes, Role, cut, normalise};
 use crate::kernels::pool;
 
@@ -29,26 +30,43 @@ pub struct E5Embedder {
     model: PackedBert,
     prefixes: Prefixes,
     max_tokens: usize,
+    name: String,
     tokens_read: u64,
 }
 
+/// [`Embedder::name`] of the model with this difference.
+pub fn name_with(tuning: Option<&Tuning>) -> String {
+    tuning.map_or(NAME.to_owned(), |tuning| format!("{NAME}{}", tuning.suffix()))
+}
+
 impl E5Embedder {
-    /// Loads the container and the tokenizer (about 200 MB of memory with its vocabulary). `max_tokens` caps what is
-    /// read of each text, prefix included; it is itself held between 16 and the model's 512.
+    /// Loads the container and the tokenizer (about 200 MB of memory with its vocabulary), with what fine-tuning changed or
+    /// as it was published. `max_tokens` caps what is read of each text, prefix included; it is itself held between 16 and
+    /// the model's 512.
     ///
     /// # Errors
     /// [`EmbedError::File`] when a file is missing, damaged or of another model.
-    pub fn load(container: &Path, tokenizer: &Path, max_tokens: usize) -> Result<Self, EmbedError> {
+    pub fn load(
+        container: &Path,
+        tokenizer: &Path,
+        max_tokens: usize,
+        tuning: Option<Tuning>,
+    ) -> Result<Self, EmbedError> {
+        let name = name_with(tuning.as_ref());
         // Each takes half a second, and neither keeps two cores busy.
         let (tokenizer, model) = std::thread::scope(|scope| {
             let reading = scope.spawn(|| load_tokenizer(tokenizer));
-            let model = Container::open(container).and_then(PackedBert::load);
+            let opened = Container::open(container).and_then(|container| match tuning {
+                Some(tuning) => container.tuned(tuning),
+                None => Ok(container),
+            });
+            let model = opened.and_then(PackedBert::load);
             (reading.join(), model)
         });
         let model = model?;
         let tokenizer = tokenizer.map_err(|_| EmbedError::Tokenizer("reading it failed unexpectedly".to_owned()))??;
         let max_tokens = max_tokens.clamp(LEAST_MAX_TOKENS, model.shape().positions.max(LEAST_MAX_TOKENS));
-        Ok(Self { tokenizer, model, prefixes: Prefixes::e5(), max_tokens, tokens_read: 0 })
+        Ok(Self { tokenizer, model, prefixes: Prefixes::e5(), max_tokens, name, tokens_read: 0 })
     }
 
     /// Tokens that embedding this text reads: prefix, start and end included, and never more than the cap.
@@ -83,7 +101,7 @@ impl E5Embedder {
 
 impl Embedder for E5Embedder {
     fn name(&self) -> &str {
-        NAME
+        &self.name
     }
 
     fn dimensions(&self) -> usize {
@@ -169,7 +187,7 @@ pub mod tests {
     fn vectors_of_the_samples_are_close_to_those_of_f32() {
         let Some((container, tokenizer)) = model_files() else { return };
         let peer = CandlePeer::load(&container).expect("candle's model");
-        let mut embedder = E5Embedder::load(&container, &tokenizer, DEFAULT_MAX_TOKENS).expect("the embedder");
+        let mut embedder = E5Embedder::load(&container, &tokenizer, DEFAULT_MAX_TOKENS, None).expect("the embedder");
         let texts = sample_texts();
         let texts: Vec<&str> = texts.iter().step_by(3).map(String::as_str).collect();
         assert!(texts.len() > 100, "{} texts", texts.len());
@@ -188,7 +206,7 @@ pub mod tests {
     fn a_vector_is_the_same_bit_by_bit_alone_and_in_any_batch() {
         let Some((container, tokenizer)) = model_files() else { return };
         let peer = CandlePeer::load(&container).expect("candle's model");
-        let mut embedder = E5Embedder::load(&container, &tokenizer, 128).expect("the embedder");
+        let mut embedder = E5Embedder::load(&container, &tokenizer, 128, None).expect("the embedder");
         let long = "La transmisión se corta cada dos minutos y vuelve sola. ".repeat(60);
         let mut texts = vec![
             "",
@@ -216,7 +234,7 @@ pub mod tests {
     #[test]
     fn a_spanish_request_is_closest_to_its_english_match() {
         let Some((container, tokenizer)) = model_files() else { return };
-        let mut embedder = E5Embedder::load(&container, &tokenizer, DEFAULT_MAX_TOKENS).expect("the embedder");
+        let mut embedder = E5Embedder::load(&container, &tokenizer, DEFAULT_MAX_TOKENS, None).expect("the embedder");
         assert_eq!((embedder.name(), embedder.dimensions()), (NAME, 384));
         let query = embedder.embed(&["¿Cómo cambio la contraseña de mi correo?"], Role::Query).expect("a vector");
         let passages =
@@ -229,7 +247,7 @@ pub mod tests {
     #[test]
     fn strange_texts_give_unit_vectors_in_bounded_time() {
         let Some((container, tokenizer)) = model_files() else { return };
-        let mut embedder = E5Embedder::load(&container, &tokenizer, DEFAULT_MAX_TOKENS).expect("the embedder");
+        let mut embedder = E5Embedder::load(&container, &tokenizer, DEFAULT_MAX_TOKENS, None).expect("the embedder");
         let one_word = "x".repeat(1 << 20);
         let spaces = " ".repeat(1 << 20);
         let binary: String = (0..2_000_u32).map(|value| char::from_u32(value % 32).unwrap_or(' ')).collect();
@@ -251,7 +269,7 @@ pub mod tests {
     #[test]
     fn missing_files_are_named() {
         let nowhere = Path::new("/nonexistent/model");
-        let error = E5Embedder::load(nowhere, nowhere, 256).err().expect("no file").to_string();
+        let error = E5Embedder::load(nowhere, nowhere, 256, None).err().expect("no file").to_string();
         assert!(error.contains("/nonexistent/model"), "{error}");
     }
 

@@ -8,6 +8,7 @@ pub mod e5;
 pub mod masked;
 pub mod openai;
 pub mod peer;
+pub mod tuning;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -22,6 +23,7 @@ pub use e5::{DEFAULT_MAX_TOKENS, E5Embedder};
 pub use masked::MaskedEmbedder;
 pub use openai::{OpenAiEmbedder, OpenAiOptions};
 pub use peer::CandlePeer;
+pub use tuning::Tuning;
 
 /// Which side of a search a text is on; e5-like models want to be told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

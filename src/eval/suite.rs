@@ -131,6 +131,28 @@ pub struct Data {
     /// Rows with one of these folds only; empty for all.
     #[serde(default)]
     pub folds: Vec<u32>,
+    /// Rows that nothing was learnt from only; all when left out.
+    pub held_out: Option<HeldOut>,
+}
+
+/// The share of a set that training left alone, by a hash of the id: both sides find it without a list.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HeldOut {
+    /// What stands before the id in what is hashed.
+    pub salt: String,
+    /// One row in so many is held out.
+    pub one_in: u32,
+}
+
+impl HeldOut {
+    /// Whether training leaves the row with this id alone: the first four bytes of SHA-256 over `salt:id`, as a number, are a
+    /// multiple of `one_in`.
+    pub fn takes(&self, id: &str) -> bool {
+        let digest = Sha256::digest(format!("{}:{id}", self.salt));
+        let number = digest.iter().take(4).fold(0_u32, |number, byte| number << 8 | u32::from(*byte));
+        number.is_multiple_of(self.one_in)
+    }
 }
 
 /// The form of a data set; `docs/EVALUATION.md` describes each.
@@ -356,6 +378,9 @@ impl Part {
         }
         if self.data.format != F::Store && self.data.path.as_os_str().is_empty() {
             return Some("data needs a `path`".to_owned());
+        }
+        if self.data.held_out.as_ref().is_some_and(|held_out| held_out.one_in == 0) {
+            return Some("data.held_out.one_in must be at least 1".to_owned());
         }
         if self.sample.is_some_and(|sample| sample.per_language == 0) {
             return Some("sample.per_language must be at least 1".to_owned());

@@ -181,6 +181,8 @@ pub enum EmbeddingKind {
 pub struct Embedding {
     pub kind: EmbeddingKind,
     pub max_tokens: usize,
+    /// What fine-tuning changed of the built-in model: "built-in", "none", or a file.
+    pub tuning: String,
     pub folder: PathBuf,
     pub query_prefix: String,
     pub passage_prefix: String,

@@ -8,7 +8,7 @@ use clap::Args;
 
 use super::heads::TriageError;
 use super::train::{TrainingEmbedder, train};
-use crate::embed::{DEFAULT_MAX_TOKENS, E5Embedder, Embedder, Role, content_key};
+use crate::embed::{DEFAULT_MAX_TOKENS, E5Embedder, Embedder, Role, Tuning, content_key};
 use crate::models::default_cache_dir;
 
 /// Folder of the built-in embedder in the models folder, and its files.
@@ -28,6 +28,9 @@ pub struct TrainTriageArgs {
     /// Where the report goes
     #[arg(long, default_value = "docs/triage-report.md")]
     pub report: PathBuf,
+    /// What fine-tuning changed of the embedding model: "built-in", "none", or a file
+    #[arg(long, default_value = "built-in")]
+    pub tuning: String,
     /// Decides the folds and the resamples
     #[arg(long, default_value_t = 20_261_122)]
     pub seed: u64,
@@ -40,8 +43,13 @@ pub struct TrainTriageArgs {
 pub fn run(args: TrainTriageArgs) -> anyhow::Result<()> {
     let cache = default_cache_dir();
     let folder = cache.join("models").join(MODEL);
-    let mut embedder = E5Embedder::load(&folder.join(CONTAINER), &folder.join(TOKENIZER), DEFAULT_MAX_TOKENS)
-        .context("fetch the embedding model first with `respondo models pull`")?;
+    let mut embedder = E5Embedder::load(
+        &folder.join(CONTAINER),
+        &folder.join(TOKENIZER),
+        DEFAULT_MAX_TOKENS,
+        Tuning::named(&args.tuning)?,
+    )
+    .context("fetch the embedding model first with `respondo models pull`")?;
     let name = embedder.name().to_owned();
     let kept = cache.join("vectors");
     let mut embed = |texts: &[&str]| embed_kept(&mut embedder, &kept, texts);

@@ -11,8 +11,7 @@ use serde_json::{Value, json};
 use crate::support::{Client, Service, chat_model, encode, memory, sent_messages, stats, turn_to_write};
 use crate::writing::PATIENT;
 
-const REQUEST: &str =
-    "hi, gmail rejects all our mail with 550-5.7.26 SPF did not pass, there are two TXT records. which is right?";
+const REQUEST: &str = "hola, ¿cómo arreglo el SPF? gmail rechaza nuestro correo con 550-5.7.26 y hay dos registros TXT";
 
 /// Checks that a ticket was worked on exactly once.
 fn answered_once(client: &Client, id: &str) -> Value {

@@ -10,8 +10,7 @@ use serde_json::json;
 
 use crate::support::{Service, chat_model, configure, embedding_model, memory, run, sent_messages, stats};
 
-const REQUEST: &str =
-    "hi, gmail rejects all our mail with 550-5.7.26 SPF did not pass, there are two TXT records. which is right?";
+const REQUEST: &str = "hola, ¿cómo arreglo el SPF? gmail rechaza nuestro correo con 550-5.7.26 y hay dos registros TXT";
 
 fn text(path: &Path) -> &str {
     path.to_str().expect("UTF-8")

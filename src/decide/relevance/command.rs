@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 
 use super::train::{Example, Judged, Row, fit, judge_each};
-use crate::embed::e5;
+use crate::embed::{Tuning, e5};
 
 /// Train the weights that judge whether evidence fits a request
 #[derive(Debug, Args)]
@@ -18,9 +18,9 @@ pub struct TrainRelevanceArgs {
     /// Where the weights go; `draft.relevance` in the settings names them
     #[arg(long, default_value = "models/relevance.toml")]
     pub out: PathBuf,
-    /// Name of the embedder that gave the similarities
-    #[arg(long, default_value = e5::NAME)]
-    pub embedder: String,
+    /// Name of the embedder that gave the similarities; the built-in one where it is not named
+    #[arg(long)]
+    pub embedder: Option<String>,
 }
 
 /// Trains, judges each memory by weights from the others, writes the weights.
@@ -32,8 +32,12 @@ pub fn run(args: &TrainRelevanceArgs) -> Result<()> {
     for path in &args.rows {
         examples.extend(read(path)?);
     }
-    let judged = judge_each(&examples, &args.embedder)?;
-    let model = fit(&examples.iter().collect::<Vec<_>>(), &args.embedder)?;
+    let embedder = match &args.embedder {
+        Some(name) => name.clone(),
+        None => e5::name_with(Some(&Tuning::built_in()?)),
+    };
+    let judged = judge_each(&examples, &embedder)?;
+    let model = fit(&examples.iter().collect::<Vec<_>>(), &embedder)?;
     let header = format!("# Made by `respondo train relevance` from {} rows.\n", examples.len());
     fs::write(&args.out, header + &model.to_toml()?)
         .with_context(|| format!("{}: cannot write", args.out.display()))?;

@@ -84,7 +84,8 @@ pub fn either(folder: &Path, name: &str) -> PathBuf {
 pub fn drawn<T: Identified>(suite: &Suite, part: &Part, rows: Vec<T>) -> (Vec<T>, DataNote) {
     let available = rows.len();
     let wanted = |row: &T| part.data.languages.is_empty() || part.data.languages.iter().any(|l| l == row.language());
-    let mut rows: Vec<T> = rows.into_iter().filter(wanted).collect();
+    let held_out = |row: &T| part.data.held_out.as_ref().is_none_or(|held_out| held_out.takes(row.id()));
+    let mut rows: Vec<T> = rows.into_iter().filter(wanted).filter(held_out).collect();
     rows.sort_by_cached_key(|row| draw_key(suite.seed, row.id()));
     if let Some(sample) = part.sample {
         let mut taken: BTreeMap<String, usize> = BTreeMap::new();
@@ -154,6 +155,22 @@ mod tests {
         let whole = encoder.finish().expect("finished");
         std::fs::write(&path, &whole[..whole.len() / 2]).expect("cut");
         assert!(rows::<Row>(&path).expect_err("cut").to_string().contains("half written"));
+    }
+
+    #[test]
+    fn what_is_held_out_is_what_training_leaves_alone() {
+        let text = "name = \"s\"\nversion = 1\nseed = 3\n[[part]]\nname = \"p\"\nkind = \"triage\"\n\
+                    data = { format = \"triage\", path = \"x\", held_out = { salt = \"encoder\", one_in = 5 } }\n";
+        let suite = Suite::parse(text, Path::new("")).expect("suite");
+        let rows = ["row-0", "row-1", "row-2", "row-6", "row-3", "row-7"];
+        let rows = rows.map(|id| Row { id: id.into(), lang: "en".into() }).into();
+        let (rows, _) = drawn::<Row>(&suite, &suite.parts[0], rows);
+        let mut ids: Vec<_> = rows.into_iter().map(|row| row.id).collect();
+        ids.sort();
+        // By `held` of scripts/encoder/pairs.py.
+        assert_eq!(ids, ["row-1", "row-6", "row-7"]);
+        let none = text.replace("one_in = 5", "one_in = 0");
+        assert!(Suite::parse(&none, Path::new("")).expect_err("refused").to_string().contains("one_in"));
     }
 
     #[test]
