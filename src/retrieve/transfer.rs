@@ -121,7 +121,10 @@ pub fn compare(
 }
 
 fn first(legs: &Legs) -> Vec<Ranked> {
-    let mut ranked = best_passages(fuse(legs, Fusion::Weighted(Weights::default())));
+    // All passages of an article have the vector of its title in common: which of them are among the candidates hangs on the
+    // order of equal scores, and so does what those behind the best one add.
+    let weights = Weights { further_passages: 0.0, ..Weights::default() };
+    let mut ranked = best_passages(fuse(legs, Fusion::Weighted(weights)));
     ranked.truncate(COMPARED);
     ranked
 }

@@ -117,7 +117,7 @@ impl Store {
     /// The vector index `generation` holds these items (id and content hash) and will still hold them after a crash. An
     /// item that has changed since, hence the hash, waits to be indexed again, even where another process has done that
     /// already: which of the two wrote last is not known. Returns the ids of those that were forgotten since; the index
-    /// must not hold them.
+    /// must not hold them, and their vectors are forgotten once more.
     pub async fn mark_indexed(&self, items: &[(String, String)], generation: &str) -> Result<Vec<String>, StoreError> {
         const MARK: &str = "UPDATE memory_items SET indexed = CASE WHEN content_hash = $1 THEN 1 ELSE 0 END, index_generation = $2 \
              WHERE id = $3";
@@ -126,6 +126,8 @@ impl Store {
         for (id, hash) in items {
             let marked = sqlx::query(MARK).bind(hash).bind(generation).bind(id).execute(&mut *tx).await?;
             if marked.rows_affected() == 0 {
+                // What was computed of its texts meanwhile.
+                sqlx::query("DELETE FROM embeddings WHERE memory_id = $1").bind(id).execute(&mut *tx).await?;
                 gone.push(id.clone());
             }
         }
