@@ -69,10 +69,10 @@ pub async fn take_back(
 ) -> Result<(Ticket, String), StoreError> {
     let (ticket, text) = pipeline.store.take_back(message, by).await?;
     let learned = approved::memory_id(ticket.id);
-    if pipeline.store.forget(&learned).await? {
-        if let Err(error) = index::remove(&indexer.vectors, vec![learned]).await {
-            tracing::warn!(ticket = %ticket.id, %error, "a reply that was taken back is still in the index, though never shown; `respondo reindex` mends that");
-        }
+    if pipeline.store.forget(&learned).await?
+        && let Err(error) = index::remove(&indexer.vectors, vec![learned]).await
+    {
+        tracing::warn!(ticket = %ticket.id, %error, "a reply that was taken back is still in the index, though never shown; `respondo reindex` mends that");
     }
     let event = json!({ "message_id": message, "agent": by, "state": ticket.state });
     pipeline.events.keep(ticket.id, "taken_back", &event).await?;
