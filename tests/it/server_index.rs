@@ -33,7 +33,10 @@ fn settings(url: &str) -> Vec<(&str, &str)> {
 fn found_by_asking(data: &Path, env: Env) -> Vec<String> {
     let said = run(data, env, &["ask", "--fast", "--json", REQUEST]).ok();
     let answer: Value = serde_json::from_str(&said).expect("JSON");
-    found_ids(&answer["evidence"])
+    // Which passages of an article are candidates hangs on the order of equal scores, and what they add moves the last places.
+    let mut found = found_ids(&answer["evidence"]);
+    found.truncate(5);
+    found
 }
 
 /// What `/readyz` says of the index.
