@@ -10,8 +10,8 @@ use crate::decide::relevance::RelevanceModel;
 use crate::draft::Drafter;
 use crate::draft::prompt::Prompts;
 use crate::embed::{
-    CachedEmbedder, CandleBertEmbedder, CandleBertOptions, DEFAULT_KEPT, E5Embedder, Embedder, MaskedEmbedder,
-    OpenAiEmbedder, OpenAiOptions, Prefixes, Tuning,
+    CachedEmbedder, CandleBertEmbedder, CandleBertOptions, DEFAULT_KEPT, E5Embedder, E5Options, Embedder,
+    MaskedEmbedder, OpenAiEmbedder, OpenAiOptions, Prefixes, Reader, Tuning,
 };
 use crate::events::Events;
 use crate::inference::generator::Generator;
@@ -159,7 +159,8 @@ pub async fn pipeline(
 ) -> Result<Pipeline> {
     let prompts = Prompts::load(settings.draft.prompts())?;
     let retriever = Retriever::with_fusion(Arc::clone(vectors), settings.retrieval.fusion());
-    let triage = TriageModel::embedded().context("built-in triage model")?.for_embedder(inference.embedder_name());
+    let triage = TriageModel::embedded().context("built-in triage model")?;
+    let triage = triage.for_models(inference.embedder_name(), inference.reader_name());
     let relevance = match settings.draft.relevance() {
         Some(path) => RelevanceModel::load(path).context("draft.relevance")?,
         None => RelevanceModel::embedded().context("built-in weights of evidence relevance")?,
@@ -286,7 +287,12 @@ pub fn load_embedder(settings: &Settings) -> Result<Box<dyn Embedder>> {
             let file = |name: &str| existing(store.path(model, name));
             let (container, tokenizer) = (file(EMBEDDING_CONTAINER)?, file(EMBEDDING_TOKENIZER)?);
             let tuning = Tuning::named(&chosen.tuning).context("embedding.tuning")?;
-            Box::new(E5Embedder::load(&container, &tokenizer, chosen.max_tokens, tuning)?)
+            let reader = Some(Reader::built_in()?);
+            Box::new(E5Embedder::load(
+                &container,
+                &tokenizer,
+                E5Options { max_tokens: chosen.max_tokens, tuning, reader },
+            )?)
         }
         EmbeddingKind::Bert => {
             let options = CandleBertOptions { prefixes, max_tokens: chosen.max_tokens };

@@ -34,7 +34,7 @@ use crate::ticket::{
     Retrieved, Ticket, TicketState, Timings, Triage, Urgency,
 };
 use crate::timing::{timed, timed_now};
-use crate::triage::TriageModel;
+use crate::triage::{Meaning, TriageModel};
 
 /// Longest wait for the embedding of a request; behind it, only words are searched.
 const EMBED_LIMIT: Duration = Duration::from_secs(4);
@@ -203,9 +203,14 @@ impl Pipeline {
         let mut degraded = Vec::new();
         let vector = timed("embed", self.embed(request, &clock, &mut degraded)).await;
         let embed_ms = clock.elapsed_ms();
-        let evidence = self.retrieve(request, vector.as_deref(), &mut degraded).await;
+        // The index searches on threads of its own, while the model reads.
+        let (evidence, reading) = tokio::join!(
+            self.retrieve(request, vector.as_deref(), &mut degraded),
+            timed("read for triage", self.read_for_triage(request, &clock)),
+        );
         let retrieve_ms = clock.elapsed_ms() - embed_ms;
-        let judge = || self.triage.judge(request, vector.as_deref(), &evidence, self.usual_time);
+        let meaning = Meaning { vector: vector.as_deref(), reading: reading.as_deref() };
+        let judge = || self.triage.judge(request, meaning, &evidence, self.usual_time);
         let triage = timed_now("triage", judge);
         let fit = timed_now("fit of evidence", || self.fit(request, &evidence));
         let triage_ms = clock.elapsed_ms() - embed_ms - retrieve_ms;
@@ -310,6 +315,18 @@ impl Pipeline {
             Err(_) => degraded.push("searched by words only: embedding took too long".to_owned()),
         }
         metrics::counter!("respondo_degraded_total", "stage" => "embed").increment(1);
+        None
+    }
+
+    /// None where there is no reader or it took too long: triage then goes by text and vector.
+    async fn read_for_triage(&self, request: &Request, clock: &Clock) -> Option<Vec<f32>> {
+        let limit = clock.left().min(EMBED_LIMIT);
+        match tokio::time::timeout(limit, self.inference.read_request(request.text())).await {
+            Ok(Ok(reading)) => return reading,
+            Ok(Err(error)) => tracing::warn!(%error, "a request was not read for triage"),
+            Err(_) => tracing::warn!("reading a request for triage took too long"),
+        }
+        metrics::counter!("respondo_degraded_total", "stage" => "read").increment(1);
         None
     }
 

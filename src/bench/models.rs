@@ -18,7 +18,7 @@ use tokenizers::Tokenizer;
 use super::side_by_side::{Report, Row, median};
 use crate::app::{EMBEDDING_CONTAINER, EMBEDDING_MODEL, EMBEDDING_TOKENIZER, existing, model_store};
 use crate::draft::prompt::Prompts;
-use crate::embed::{CandlePeer, DEFAULT_MAX_TOKENS, E5Embedder, Embedder, Role};
+use crate::embed::{CandlePeer, E5Embedder, E5Options, Embedder, Role};
 use crate::inference::CHAT_MODEL;
 use crate::inference::chat_model::Template;
 use crate::inference::generator::{self, GenerateRequest, Generator, Step, StopReason, Turn};
@@ -126,7 +126,7 @@ fn measure_embedding(
     news: &mut dyn FnMut(&str),
 ) -> Result<()> {
     news("loading the embedding model, ours and candle's");
-    let mut ours = E5Embedder::load(&files.container, &files.tokenizer, DEFAULT_MAX_TOKENS, None)?;
+    let mut ours = E5Embedder::load(&files.container, &files.tokenizer, E5Options::default())?;
     let peer = CandlePeer::load(&files.container)?;
     let texts: Vec<String> =
         samples.iter().map(|row| format!("{}\n{}\n{}", row.subject, row.body, row.answer)).collect();

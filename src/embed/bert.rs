@@ -11,6 +11,7 @@ use std::sync::{Mutex, PoisonError};
 
 use super::EmbedError;
 use super::container::{BertShape, Container, QuantisedRows};
+use super::reader::Reader;
 use crate::kernels::encoder::{gelu_then_round, normalise_then_round, round};
 use crate::kernels::rows::{self, LayerNorm};
 use crate::kernels::self_attention::{Heads, self_attention};
@@ -34,8 +35,15 @@ pub struct PackedBert {
     first_type: Vec<f32>,
     norm: LayerNorm,
     layers: Vec<Layer>,
+    top: Option<ReadingTop>,
     /// Memory of passes that are over, for those to come: at most one per thread.
     spare: Mutex<Vec<Memory>>,
+}
+
+/// The upper layers of a reader of requests, in place of as many of those that embed.
+struct ReadingTop {
+    layers: Vec<Layer>,
+    reader: Reader,
 }
 
 struct Layer {
@@ -56,6 +64,9 @@ struct Dense {
     bias: Vec<f32>,
 }
 
+/// What becomes of the last hidden states of one sequence.
+type End<'a> = &'a (dyn Fn(&[f32]) -> Vec<f32> + Sync);
+
 /// What a pass works in.
 #[derive(Default)]
 struct Memory {
@@ -70,11 +81,13 @@ struct Memory {
 }
 
 impl PackedBert {
-    /// Decodes and repacks the weights (21 MB for multilingual-e5-small, and 54 MB of word embeddings), on all threads.
+    /// Decodes and repacks the weights (21 MB for multilingual-e5-small, 10 MB for a reader's upper half of it, and 54 MB of word
+    /// embeddings), on all threads. A reader is left out where the layers below its own are not as they were published.
     ///
     /// # Errors
-    /// [`EmbedError::File`] when a tensor is missing, or has another size than the shape says or one that the kernels do not run.
-    pub fn load(container: Container) -> Result<Self, EmbedError> {
+    /// [`EmbedError::File`] when a tensor is missing, or has another size than the shape says or one that the kernels do not run, or
+    /// the reader is for another shape.
+    pub fn load(mut container: Container, reader: Option<Reader>) -> Result<Self, EmbedError> {
         let shape = container.shape();
         if !(shape.hidden / shape.heads).is_multiple_of(HEAD_STEP) {
             let reason = format!(
@@ -83,15 +96,28 @@ impl PackedBert {
             );
             return Err(container.wrong(reason));
         }
-        let mut layers: Vec<Option<Result<Layer, EmbedError>>> = (0..shape.layers).map(|_| None).collect();
-        pool().chunks(&mut layers, 1, |index, layer| layer.fill_with(|| Some(load_layer(&container, index))));
-        let layers = layers.into_iter().flatten().collect::<Result<Vec<_>, _>>()?;
+        let layers = load_layers(&container, 0)?;
+        let top = match reader.filter(|reader| container.published_below(reader.tuning().first_layer())) {
+            Some(reader) if !reader.fits(shape) => {
+                return Err(container.wrong("the reader of requests was made for a model of another shape".to_owned()));
+            }
+            Some(reader) => {
+                container = container.tuned(reader.tuning().clone())?;
+                Some(ReadingTop { layers: load_layers(&container, reader.tuning().first_layer())?, reader })
+            }
+            None => None,
+        };
         let positions = container.tensor("emb.pos", shape.positions * shape.hidden)?;
         let mut first_type = container.tensor("emb.type", shape.types * shape.hidden)?;
         first_type.truncate(shape.hidden);
         let norm = load_norm(&container, "emb.ln")?;
         let words = container.into_rows("emb.word", shape.vocab, shape.hidden)?;
-        Ok(Self { shape, words, positions, first_type, norm, layers, spare: Mutex::default() })
+        Ok(Self { shape, words, positions, first_type, norm, layers, top, spare: Mutex::default() })
+    }
+
+    /// The reader that was loaded with the weights.
+    pub fn reader(&self) -> Option<&Reader> {
+        self.top.as_ref().map(|top| &top.reader)
     }
 
     /// The model's sizes.
@@ -105,6 +131,22 @@ impl PackedBert {
     /// # Errors
     /// [`EmbedError::Tokenizer`] when an id or a length is beyond the model.
     pub fn forward(&self, sequences: &[&[u32]]) -> Result<Vec<Vec<f32>>, EmbedError> {
+        self.run(sequences, &self.layers.iter().collect::<Vec<_>>(), &|tokens| mean(tokens, self.shape.hidden))
+    }
+
+    /// [`Reader::scores`] of each sequence; None without a reader.
+    ///
+    /// # Errors
+    /// As [`PackedBert::forward`].
+    pub fn read(&self, sequences: &[&[u32]]) -> Result<Option<Vec<Vec<f32>>>, EmbedError> {
+        let Some(ReadingTop { layers, reader }) = &self.top else { return Ok(None) };
+        let lower = self.layers.len() - layers.len();
+        let layers: Vec<&Layer> = self.layers.iter().take(lower).chain(layers).collect();
+        self.run(sequences, &layers, &|tokens| reader.scores(tokens)).map(Some)
+    }
+
+    /// Every sequence through `layers`, and what `end` makes of its last hidden states, `[tokens, hidden]`.
+    fn run(&self, sequences: &[&[u32]], layers: &[&Layer], end: End<'_>) -> Result<Vec<Vec<f32>>, EmbedError> {
         for sequence in sequences {
             if sequence.is_empty() || sequence.len() > self.shape.positions {
                 return Err(EmbedError::Tokenizer(format!(
@@ -116,7 +158,7 @@ impl PackedBert {
         }
         let lengths: Vec<usize> = sequences.iter().map(|sequence| sequence.len()).collect();
         let plan = Plan::new(&lengths, pool().threads());
-        let run = |pass: &[usize]| self.pass(&pass.iter().map(|&at| sequences[at]).collect::<Vec<_>>());
+        let run = |pass: &[usize]| self.pass(&pass.iter().map(|&at| sequences[at]).collect::<Vec<_>>(), layers, end);
         let mut pooled: Vec<Result<Vec<Vec<f32>>, EmbedError>> = plan.passes.iter().map(|_| Ok(Vec::new())).collect();
         if plan.thread_each {
             // Within a thread's own pass, the kernels find the pool taken and stay on that thread.
@@ -133,7 +175,7 @@ impl PackedBert {
         Ok(vectors)
     }
 
-    fn pass(&self, sequences: &[&[u32]]) -> Result<Vec<Vec<f32>>, EmbedError> {
+    fn pass(&self, sequences: &[&[u32]], layers: &[&Layer], end: End<'_>) -> Result<Vec<Vec<f32>>, EmbedError> {
         let mut memory = self.spare().pop().unwrap_or_default();
         let mut bounds = vec![0];
         let mut tokens = 0;
@@ -143,9 +185,11 @@ impl PackedBert {
         }
         let done = self.embed_tokens(sequences, tokens, &mut memory);
         if done.is_ok() {
-            self.layers.iter().for_each(|layer| layer.forward(&bounds, self.shape.heads, &mut memory));
+            layers.iter().for_each(|layer| layer.forward(&bounds, self.shape.heads, &mut memory));
         }
-        let pooled = done.map(|()| mean_pool(&memory.hidden, &bounds, self.shape.hidden));
+        let width = self.shape.hidden;
+        let of_each = bounds.windows(2).map(|ends| &memory.hidden[ends[0] * width..ends[1] * width]);
+        let pooled = done.map(|()| of_each.map(end).collect());
         let mut spare = self.spare();
         if spare.len() < pool().threads() {
             spare.push(memory);
@@ -236,16 +280,19 @@ impl Plan {
     }
 }
 
-fn mean_pool(hidden: &[f32], bounds: &[usize], width: usize) -> Vec<Vec<f32>> {
-    let sequences = bounds.windows(2).map(|ends| (ends[1] - ends[0], &hidden[ends[0] * width..ends[1] * width]));
-    sequences
-        .map(|(length, values)| {
-            let mut sum = vec![0.0; width];
-            values.chunks_exact(width).for_each(|row| rows::add_bias(Level::here(), &mut sum, row));
-            sum.iter_mut().for_each(|value| *value /= length as f32);
-            sum
-        })
-        .collect()
+fn mean(tokens: &[f32], width: usize) -> Vec<f32> {
+    let mut sum = vec![0.0; width];
+    tokens.chunks_exact(width).for_each(|row| rows::add_bias(Level::here(), &mut sum, row));
+    let count = (tokens.len() / width) as f32;
+    sum.iter_mut().for_each(|value| *value /= count);
+    sum
+}
+
+/// The layers from `first` on.
+fn load_layers(container: &Container, first: usize) -> Result<Vec<Layer>, EmbedError> {
+    let mut layers: Vec<Option<Result<Layer, EmbedError>>> = (first..container.shape().layers).map(|_| None).collect();
+    pool().chunks(&mut layers, 1, |index, layer| layer.fill_with(|| Some(load_layer(container, first + index))));
+    layers.into_iter().flatten().collect()
 }
 
 fn load_layer(container: &Container, index: usize) -> Result<Layer, EmbedError> {
@@ -306,6 +353,7 @@ mod tests {
     use super::super::normalise;
     use super::super::peer::CandlePeer;
     use super::super::peer::tests::tiny;
+    use super::super::reader::tests::{mean_reader, upper_reader};
     use super::super::tuning::Tuning;
     use super::super::tuning::tests::tiny_tuning;
     use super::*;
@@ -318,7 +366,7 @@ mod tests {
     #[test]
     fn packed_sequences_give_what_candle_gives_for_each_alone() {
         let peer = CandlePeer::from_container(&tiny()).expect("candle's model");
-        let model = PackedBert::load(tiny()).expect("our model");
+        let model = PackedBert::load(tiny(), None).expect("our model");
         let sequences: [&[u32]; 4] = [&[0, 5, 2], &[1], &[0, 3, 4, 5, 6, 7, 1, 1, 2], &[7, 7]];
         let vectors = model.forward(&sequences).expect("vectors");
         for (ids, vector) in sequences.iter().zip(vectors) {
@@ -331,7 +379,7 @@ mod tests {
     #[test]
     fn a_difference_is_in_the_weights_of_both() {
         let tuned = |seed| tiny().tuned(Tuning::parse(&tiny_tuning(4, seed)).expect("a difference")).expect("it fits");
-        let vector = |container| PackedBert::load(container).expect("our model").forward(&[&[0, 3, 4, 5, 2]]);
+        let vector = |container| PackedBert::load(container, None).expect("our model").forward(&[&[0, 3, 4, 5, 2]]);
         let (plain, one, other) = (vector(tiny()), vector(tuned(1)), vector(tuned(2)));
         let [plain, one, other] = [plain, one, other].map(|vectors| vectors.expect("vectors").remove(0));
         let peer = CandlePeer::from_container(&tuned(1)).expect("candle's model");
@@ -344,8 +392,38 @@ mod tests {
     }
 
     #[test]
+    fn a_reader_has_upper_layers_of_its_own() {
+        let sequences: [&[u32]; 2] = [&[0, 3, 4, 5, 2], &[7, 1]];
+        let plain = PackedBert::load(tiny(), None).expect("our model");
+        assert!(plain.read(&sequences).expect("nothing to read with").is_none());
+        let both = PackedBert::load(tiny(), Some(mean_reader(3))).expect("our model");
+        let vectors = |model: &PackedBert| model.forward(&sequences).expect("vectors");
+        assert_eq!(vectors(&both), vectors(&plain), "the vectors stay as they were");
+        let tuned = tiny().tuned(Tuning::parse(&tiny_tuning(2, 3)).expect("a difference")).expect("it fits");
+        let wanted = vectors(&PackedBert::load(tuned, None).expect("our model"));
+        let read = both.read(&sequences).expect("scores").expect("a reader");
+        for (scores, vector) in read.iter().zip(&wanted) {
+            assert!(
+                scores.iter().zip(vector).all(|(score, value)| (score - value).abs() < 1e-5),
+                "{scores:?} {vector:?}"
+            );
+        }
+        assert_ne!(read[0][..3], vectors(&plain)[0][..3]);
+    }
+
+    #[test]
+    fn a_reader_needs_the_lower_layers_that_it_learnt_on() {
+        let tuned = || tiny().tuned(Tuning::parse(&tiny_tuning(2, 3)).expect("a difference")).expect("it fits");
+        assert!(PackedBert::load(tiny(), Some(upper_reader())).expect("our model").reader().is_some());
+        assert!(PackedBert::load(tuned(), Some(upper_reader())).expect("our model").reader().is_none());
+        assert!(PackedBert::load(tuned(), Some(mean_reader(1))).expect("our model").reader().is_some());
+        let other = PackedBert::load(tiny(), Some(Reader::built_in().expect("built in"))).err().expect("another shape");
+        assert!(other.to_string().contains("another shape"), "{other}");
+    }
+
+    #[test]
     fn ids_and_lengths_beyond_the_model_are_errors() {
-        let model = PackedBert::load(tiny()).expect("our model");
+        let model = PackedBert::load(tiny(), None).expect("our model");
         assert!(model.forward(&[&[8]]).is_err());
         assert!(model.forward(&[&[]]).is_err());
         assert!(model.forward(&[&[1; 17]]).is_err());

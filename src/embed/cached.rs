@@ -99,6 +99,14 @@ impl Embedder for CachedEmbedder {
         Ok(vectors.into_iter().flatten().collect())
     }
 
+    fn read(&mut self, requests: &[&str]) -> Result<Option<Vec<Vec<f32>>>, EmbedError> {
+        self.inner.read(requests)
+    }
+
+    fn reader(&self) -> Option<&str> {
+        self.inner.reader()
+    }
+
     fn tokens_read(&self) -> u64 {
         self.inner.tokens_read()
     }
@@ -119,13 +127,13 @@ fn key(role: Role, text: &str) -> Key {
 #[cfg(test)]
 mod tests {
     use super::super::e5::tests::model_files;
-    use super::super::{DEFAULT_MAX_TOKENS, E5Embedder};
+    use super::super::{E5Embedder, E5Options};
     use super::*;
 
     #[test]
     fn a_text_is_embedded_once_per_role_while_it_is_kept() {
         let Some((container, tokenizer)) = model_files() else { return };
-        let model = E5Embedder::load(&container, &tokenizer, DEFAULT_MAX_TOKENS, None).expect("the embedder");
+        let model = E5Embedder::load(&container, &tokenizer, E5Options::default()).expect("the embedder");
         let mut cached = CachedEmbedder::new(Box::new(model), 2);
         assert_eq!(cached.dimensions(), 384);
         let first = cached.embed(&["one", "two", "one"], Role::Query).expect("vectors");

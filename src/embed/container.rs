@@ -88,7 +88,7 @@ impl Container {
         Ok(Self { path, shape, file, entries, tuning: None })
     }
 
-    /// The same weights, with a difference added to them.
+    /// The same weights, with a difference added to them in place of one that was added before.
     ///
     /// # Errors
     /// [`EmbedError::File`] when it was made for a model of another shape.
@@ -97,6 +97,11 @@ impl Container {
             true => Ok(Self { tuning: Some(tuning), ..self }),
             false => Err(self.wrong("the difference to be added was made for a model of another shape".to_owned())),
         }
+    }
+
+    /// Whether no difference is added to the layers below this one.
+    pub(super) fn published_below(&self, layer: usize) -> bool {
+        self.tuning.as_ref().is_none_or(|tuning| tuning.first_layer() >= layer)
     }
 
     /// The sizes the file states.

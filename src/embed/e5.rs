@@ -6,6 +6,7 @@ use tokenizers::Tokenizer;
 
 use super::bert::PackedBert;
 use super::container::Container;
+use super::reader::Reader;
 use super::tuning::Tuning;
 use super::{EmbedError, Embedder, Prefixes, Role, cut, normalise};
 use crate::kernels::pool;
@@ -13,6 +14,23 @@ use crate::kernels::pool;
 /// Tokens that are read of a text unless told otherwise: a request's first 200 words. Twice as many cost more than
 /// twice the time and hardly change what is found.
 pub const DEFAULT_MAX_TOKENS: usize = 256;
+
+/// How [`E5Embedder`] reads.
+#[derive(Clone, Debug)]
+pub struct E5Options {
+    /// Tokens that are read of each text, prefix included; held between 16 and the model's 512.
+    pub max_tokens: usize,
+    /// What fine-tuning changed; None for the model as it was published.
+    pub tuning: Option<Tuning>,
+    /// Reads requests for their urgency, difficulty and next step.
+    pub reader: Option<Reader>,
+}
+
+impl Default for E5Options {
+    fn default() -> Self {
+        Self { max_tokens: DEFAULT_MAX_TOKENS, tuning: None, reader: None }
+    }
+}
 
 /// Name of the model: 4-bit weights from the file, rounded once more to 8 bits with a scale per row; activations of 8 bits.
 pub const NAME: &str = "multilingual-e5-small-q4-w8a8";
@@ -40,18 +58,12 @@ pub fn name_with(tuning: Option<&Tuning>) -> String {
 }
 
 impl E5Embedder {
-    /// Loads the container and the tokenizer (about 200 MB of memory with its vocabulary), with what fine-tuning changed or
-    /// as it was published. `max_tokens` caps what is read of each text, prefix included; it is itself held between 16 and
-    /// the model's 512.
+    /// Loads the container and the tokenizer (about 200 MB of memory with its vocabulary).
     ///
     /// # Errors
     /// [`EmbedError::File`] when a file is missing, damaged or of another model.
-    pub fn load(
-        container: &Path,
-        tokenizer: &Path,
-        max_tokens: usize,
-        tuning: Option<Tuning>,
-    ) -> Result<Self, EmbedError> {
+    pub fn load(container: &Path, tokenizer: &Path, options: E5Options) -> Result<Self, EmbedError> {
+        let E5Options { max_tokens, tuning, reader } = options;
         let name = name_with(tuning.as_ref());
         // Each takes half a second, and neither keeps two cores busy.
         let (tokenizer, model) = std::thread::scope(|scope| {
@@ -60,7 +72,7 @@ impl E5Embedder {
                 Some(tuning) => container.tuned(tuning),
                 None => Ok(container),
             });
-            let model = opened.and_then(PackedBert::load);
+            let model = opened.and_then(|container| PackedBert::load(container, reader));
             (reading.join(), model)
         });
         let model = model?;
@@ -115,6 +127,19 @@ impl Embedder for E5Embedder {
         let mut vectors = self.model.forward(&sequences)?;
         vectors.iter_mut().for_each(|vector| normalise(vector));
         Ok(vectors)
+    }
+
+    fn read(&mut self, requests: &[&str]) -> Result<Option<Vec<Vec<f32>>>, EmbedError> {
+        if self.model.reader().is_none() {
+            return Ok(None);
+        }
+        let tokens = self.tokenise(requests, Role::Query)?;
+        self.tokens_read += tokens.iter().map(|ids| ids.len() as u64).sum::<u64>();
+        self.model.read(&tokens.iter().map(Vec::as_slice).collect::<Vec<_>>())
+    }
+
+    fn reader(&self) -> Option<&str> {
+        self.model.reader().map(Reader::name)
     }
 
     fn tokens_read(&self) -> u64 {
@@ -187,7 +212,7 @@ pub mod tests {
     fn vectors_of_the_samples_are_close_to_those_of_f32() {
         let Some((container, tokenizer)) = model_files() else { return };
         let peer = CandlePeer::load(&container).expect("candle's model");
-        let mut embedder = E5Embedder::load(&container, &tokenizer, DEFAULT_MAX_TOKENS, None).expect("the embedder");
+        let mut embedder = E5Embedder::load(&container, &tokenizer, E5Options::default()).expect("the embedder");
         let texts = sample_texts();
         let texts: Vec<&str> = texts.iter().step_by(3).map(String::as_str).collect();
         assert!(texts.len() > 100, "{} texts", texts.len());
@@ -206,7 +231,9 @@ pub mod tests {
     fn a_vector_is_the_same_bit_by_bit_alone_and_in_any_batch() {
         let Some((container, tokenizer)) = model_files() else { return };
         let peer = CandlePeer::load(&container).expect("candle's model");
-        let mut embedder = E5Embedder::load(&container, &tokenizer, 128, None).expect("the embedder");
+        let mut embedder =
+            E5Embedder::load(&container, &tokenizer, E5Options { max_tokens: 128, ..E5Options::default() })
+                .expect("the embedder");
         let long = "La transmisión se corta cada dos minutos y vuelve sola. ".repeat(60);
         let mut texts = vec![
             "",
@@ -232,9 +259,26 @@ pub mod tests {
     }
 
     #[test]
+    fn a_request_is_read_the_same_alone_and_in_any_batch() {
+        let Some((container, tokenizer)) = model_files() else { return };
+        let reader = Reader::built_in().expect("models/reader.bin is whole");
+        let options = E5Options { reader: Some(reader), ..E5Options::default() };
+        let mut embedder = E5Embedder::load(&container, &tokenizer, options).expect("the embedder");
+        let texts =
+            ["", "All my mail is gone since the update!", "¿Puedo cambiar el color de la barra?", &"x ".repeat(4_000)];
+        let together = embedder.read(&texts).expect("readings").expect("a reader");
+        for (text, reading) in texts.iter().zip(&together) {
+            assert!(reading.len() == 12 && reading.iter().all(|score| score.is_finite()), "{reading:?}");
+            assert_eq!(&embedder.read(&[text]).expect("a reading").expect("a reader")[0], reading, "{text:.40}");
+        }
+        // Critical rather than low, and the other way round.
+        assert!(together[1][0] > together[1][3] && together[2][3] > together[2][0], "{together:?}");
+    }
+
+    #[test]
     fn a_spanish_request_is_closest_to_its_english_match() {
         let Some((container, tokenizer)) = model_files() else { return };
-        let mut embedder = E5Embedder::load(&container, &tokenizer, DEFAULT_MAX_TOKENS, None).expect("the embedder");
+        let mut embedder = E5Embedder::load(&container, &tokenizer, E5Options::default()).expect("the embedder");
         assert_eq!((embedder.name(), embedder.dimensions()), (NAME, 384));
         let query = embedder.embed(&["¿Cómo cambio la contraseña de mi correo?"], Role::Query).expect("a vector");
         let passages =
@@ -247,7 +291,7 @@ pub mod tests {
     #[test]
     fn strange_texts_give_unit_vectors_in_bounded_time() {
         let Some((container, tokenizer)) = model_files() else { return };
-        let mut embedder = E5Embedder::load(&container, &tokenizer, DEFAULT_MAX_TOKENS, None).expect("the embedder");
+        let mut embedder = E5Embedder::load(&container, &tokenizer, E5Options::default()).expect("the embedder");
         let one_word = "x".repeat(1 << 20);
         let spaces = " ".repeat(1 << 20);
         let binary: String = (0..2_000_u32).map(|value| char::from_u32(value % 32).unwrap_or(' ')).collect();
@@ -269,7 +313,7 @@ pub mod tests {
     #[test]
     fn missing_files_are_named() {
         let nowhere = Path::new("/nonexistent/model");
-        let error = E5Embedder::load(nowhere, nowhere, 256, None).err().expect("no file").to_string();
+        let error = E5Embedder::load(nowhere, nowhere, E5Options::default()).err().expect("no file").to_string();
         assert!(error.contains("/nonexistent/model"), "{error}");
     }
 

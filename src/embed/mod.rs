@@ -8,6 +8,7 @@ pub mod e5;
 pub mod masked;
 pub mod openai;
 pub mod peer;
+pub mod reader;
 pub mod tuning;
 
 use std::path::Path;
@@ -19,10 +20,11 @@ use crate::endpoint::breaker::Breaker;
 
 pub use cached::{CachedEmbedder, DEFAULT_KEPT};
 pub use candle_bert::{CandleBertEmbedder, CandleBertOptions};
-pub use e5::{DEFAULT_MAX_TOKENS, E5Embedder};
+pub use e5::{DEFAULT_MAX_TOKENS, E5Embedder, E5Options};
 pub use masked::MaskedEmbedder;
 pub use openai::{OpenAiEmbedder, OpenAiOptions};
 pub use peer::CandlePeer;
+pub use reader::Reader;
 pub use tuning::Tuning;
 
 /// Which side of a search a text is on; e5-like models want to be told.
@@ -43,6 +45,14 @@ pub trait Embedder: Send {
     /// One unit vector (L2 norm 1) per text, in order. Texts longer than the model reads are cut, never refused; an
     /// empty text gives the vector of an empty text.
     fn embed(&mut self, texts: &[&str], role: Role) -> Result<Vec<Vec<f32>>, EmbedError>;
+    /// What each request says of its urgency, difficulty and next step: [`Reader::scores`]. None where no reader is at hand.
+    fn read(&mut self, _requests: &[&str]) -> Result<Option<Vec<Vec<f32>>>, EmbedError> {
+        Ok(None)
+    }
+    /// [`Reader::name`] of the reader, where there is one.
+    fn reader(&self) -> Option<&str> {
+        None
+    }
     /// Tokens read since the model was loaded, where it is known; for reports of speed.
     fn tokens_read(&self) -> u64 {
         0

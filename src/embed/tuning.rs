@@ -107,6 +107,11 @@ impl Tuning {
         format!("-t{}", self.digest)
     }
 
+    /// The lowest layer that it changes; those below are as they were published.
+    pub fn first_layer(&self) -> usize {
+        self.first
+    }
+
     /// Whether it was made for a model of this shape.
     pub fn fits(&self, shape: BertShape) -> bool {
         (self.layers, self.hidden, self.ffn) == (shape.layers, shape.hidden, shape.ffn)

@@ -57,9 +57,17 @@ pub enum InferenceError {
     Panicked(String),
 }
 
+/// What the embedder is asked for of each text.
+#[derive(Clone, Copy, Debug)]
+enum Wanted {
+    Vector(Role),
+    /// [`Embedder::read`].
+    Reading,
+}
+
 struct EmbedJob {
     texts: Vec<String>,
-    role: Role,
+    wanted: Wanted,
     answer: oneshot::Sender<Result<Vec<Vec<f32>>, InferenceError>>,
 }
 
@@ -154,6 +162,7 @@ pub struct Models {
 pub struct Inference {
     shared: Arc<Shared>,
     embedder_name: Arc<str>,
+    reader_name: Option<Arc<str>>,
     dimensions: usize,
     /// How the server that embeds fares, where one does.
     embedding_server: Option<Arc<Breaker>>,
@@ -175,6 +184,7 @@ impl Inference {
         let local_name = local.as_ref().map(|generator| Arc::from(generator.name()));
         let shared = Arc::new(Shared { local: local_name, ..Shared::default() });
         let embedder_name: Arc<str> = embedder.name().into();
+        let reader_name = embedder.reader().map(Arc::from);
         let (dimensions, embedding_server) = (embedder.dimensions(), embedder.breaker());
         let server_name = servers.first().map(|server| Arc::from(server.name()));
         let mut threads = Vec::new();
@@ -187,6 +197,7 @@ impl Inference {
         Self {
             shared,
             embedder_name,
+            reader_name,
             dimensions,
             embedding_server,
             server_name,
@@ -223,18 +234,38 @@ impl Inference {
         self.embedding_server.as_ref().map(|server| server.health(Instant::now()))
     }
 
+    /// Name of what reads requests for triage; None where nothing does.
+    pub fn reader_name(&self) -> Option<&str> {
+        self.reader_name.as_deref()
+    }
+
     /// Embeds a customer's request ahead of everything else.
     ///
     /// # Errors
     /// [`InferenceError::Overloaded`] at once when too many wait; otherwise what the model says.
     pub async fn embed_query(&self, text: String) -> Result<Vec<f32>, InferenceError> {
+        let vectors = self.urgently(text, Wanted::Vector(Role::Query)).await?;
+        vectors.into_iter().next().ok_or(InferenceError::Stopped)
+    }
+
+    /// Reads a customer's request for triage ([`Embedder::read`]) ahead of everything else; None where no reader is at hand.
+    ///
+    /// # Errors
+    /// As [`Inference::embed_query`].
+    pub async fn read_request(&self, text: String) -> Result<Option<Vec<f32>>, InferenceError> {
+        match self.reader_name {
+            Some(_) => Ok(self.urgently(text, Wanted::Reading).await?.into_iter().next()),
+            None => Ok(None),
+        }
+    }
+
+    async fn urgently(&self, text: String, wanted: Wanted) -> Result<Vec<Vec<f32>>, InferenceError> {
         let (answer, receiver) = oneshot::channel();
         self.push(|queues| {
             (queues.urgent.len() < URGENT_LIMIT)
-                .then(|| queues.urgent.push_back(EmbedJob { texts: vec![text], role: Role::Query, answer }))
+                .then(|| queues.urgent.push_back(EmbedJob { texts: vec![text], wanted, answer }))
         })?;
-        let vectors = receiver.await.map_err(|_| InferenceError::Stopped)??;
-        vectors.into_iter().next().ok_or(InferenceError::Stopped)
+        receiver.await.map_err(|_| InferenceError::Stopped)?
     }
 
     /// Embeds many texts when nothing more urgent waits.
@@ -247,7 +278,8 @@ impl Inference {
         }
         let (answer, receiver) = oneshot::channel();
         self.push(|queues| {
-            (queues.bulk.len() < BULK_LIMIT).then(|| queues.bulk.push_back(EmbedJob { texts, role, answer }))
+            let job = EmbedJob { texts, wanted: Wanted::Vector(role), answer };
+            (queues.bulk.len() < BULK_LIMIT).then(|| queues.bulk.push_back(job))
         })?;
         receiver.await.map_err(|_| InferenceError::Stopped)?
     }
@@ -390,7 +422,10 @@ fn run_embed(shared: &Shared, embedder: &mut dyn Embedder, job: EmbedJob) {
         return;
     }
     let texts: Vec<&str> = job.texts.iter().map(String::as_str).collect();
-    let result = catch_unwind(AssertUnwindSafe(|| embedder.embed(&texts, job.role)));
+    let result = catch_unwind(AssertUnwindSafe(|| match job.wanted {
+        Wanted::Vector(role) => embedder.embed(&texts, role),
+        Wanted::Reading => embedder.read(&texts).map(Option::unwrap_or_default),
+    }));
     shared.tokens_read.store(embedder.tokens_read(), Ordering::Relaxed);
     let result = match result {
         Ok(result) => result.map_err(InferenceError::from),

@@ -12,6 +12,7 @@ use crate::decide::{self, PlanKind};
 use crate::events::event_data;
 use crate::store::{Analysis, DecisionRecord, Finished, FinishedWork, Person, QueueFilter, StoreError};
 use crate::ticket::{Action, Decision, DraftKind, Retrieved, TicketState, Triage, Urgency};
+use crate::triage::Meaning;
 
 /// Rows read at once.
 const PAGE: u32 = 500;
@@ -53,7 +54,7 @@ impl Pipeline {
                 urgencies.push(None);
                 continue;
             };
-            let triage = self.triage.judge(&read.request, None, &[], self.usual_time);
+            let triage = self.triage.judge(&read.request, Meaning::default(), &[], self.usual_time);
             urgencies.push(Some(triage.urgency.label));
             if let Some(word) = self.word_for_waiting(&read, &triage, &[]) {
                 works.push((*ticket, waiting_work(&read, &triage, word)));

@@ -1,14 +1,16 @@
 //! `respondo train triage`.
 
+use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::Args;
+use serde::Deserialize;
 
 use super::heads::TriageError;
-use super::train::{TrainingEmbedder, train};
-use crate::embed::{DEFAULT_MAX_TOKENS, E5Embedder, Embedder, Role, Tuning, content_key};
+use super::train::{Readings, TrainingModels, TrainingReader, train};
+use crate::embed::{DEFAULT_MAX_TOKENS, E5Embedder, E5Options, Embedder, Reader, Role, Tuning, content_key};
 use crate::models::default_cache_dir;
 
 /// Folder of the built-in embedder in the models folder, and its files.
@@ -31,6 +33,13 @@ pub struct TrainTriageArgs {
     /// What fine-tuning changed of the embedding model: "built-in", "none", or a file
     #[arg(long, default_value = "built-in")]
     pub tuning: String,
+    /// What a reader says of training rows that were kept from it, as scripts/encoder/reader.py writes it beside the reader;
+    /// without, the heads go by text and embedding alone
+    #[arg(long, requires = "reader")]
+    pub readings: Option<PathBuf>,
+    /// The reader that wrote them
+    #[arg(long, requires = "readings")]
+    pub reader: Option<PathBuf>,
     /// Decides the folds and the resamples
     #[arg(long, default_value_t = 20_261_122)]
     pub seed: u64,
@@ -43,25 +52,65 @@ pub struct TrainTriageArgs {
 pub fn run(args: TrainTriageArgs) -> anyhow::Result<()> {
     let cache = default_cache_dir();
     let folder = cache.join("models").join(MODEL);
-    let mut embedder = E5Embedder::load(
-        &folder.join(CONTAINER),
-        &folder.join(TOKENIZER),
-        DEFAULT_MAX_TOKENS,
-        Tuning::named(&args.tuning)?,
-    )
-    .context("fetch the embedding model first with `respondo models pull`")?;
+    let files = (folder.join(CONTAINER), folder.join(TOKENIZER));
+    let load = |options| {
+        E5Embedder::load(&files.0, &files.1, options)
+            .context("fetch the embedding model first with `respondo models pull`")
+    };
+    let mut embedder = load(E5Options { tuning: Tuning::named(&args.tuning)?, ..E5Options::default() })?;
     let name = embedder.name().to_owned();
     let kept = cache.join("vectors");
     let mut embed = |texts: &[&str]| embed_kept(&mut embedder, &kept, texts);
-    let training = TrainingEmbedder { name: &name, embed: &mut embed };
-    let report = train(&args.data, training, args.seed, &args.out, &mut |line| eprintln!("{line}"))?;
-    let markdown = report.markdown("respondo train triage");
+    let mut reader = match &args.reader {
+        Some(path) => Some(load(E5Options { reader: Some(Reader::load(path)?), ..E5Options::default() })?),
+        None => None,
+    };
+    let mut models = TrainingModels { name: &name, embed: &mut embed, reader: None };
+    let mut read;
+    if let (Some(reader), Some(path)) = (&mut reader, &args.readings) {
+        let readings = read_readings(path, reader.reader().unwrap_or_default())?;
+        read = |texts: &[&str]| {
+            let made = reader.read(texts).map_err(|error| TriageError::Embedding(error.to_string()))?;
+            Ok(made.unwrap_or_default())
+        };
+        models.reader = Some(TrainingReader { read: &mut read, readings });
+    }
+    let report = train(&args.data, models, args.seed, &args.out, &mut |line| eprintln!("{line}"))?;
+    let with_reader = if args.reader.is_some() { " --reader models/reader.bin --readings readings.jsonl" } else { "" };
+    let markdown = report.markdown(&format!("respondo train triage{with_reader}"));
     if let Some(folder) = args.report.parent() {
         fs::create_dir_all(folder).with_context(|| format!("{}: cannot make the folder", folder.display()))?;
     }
     fs::write(&args.report, &markdown).with_context(|| format!("{}: cannot write", args.report.display()))?;
     println!("{markdown}");
     Ok(())
+}
+
+/// A line of a file of readings; the first names the reader, the others a row and its scores.
+#[derive(Deserialize)]
+struct Line {
+    #[serde(default)]
+    reader: String,
+    #[serde(default)]
+    id: String,
+    #[serde(default)]
+    scores: Vec<f32>,
+}
+
+/// Reads what the reader of this name says of rows.
+fn read_readings(path: &Path, name: &str) -> anyhow::Result<Readings> {
+    let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let mut lines = text.lines().map(serde_json::from_str::<Line>);
+    let reader = lines.next().transpose()?.map(|line| line.reader).unwrap_or_default();
+    anyhow::ensure!(reader == name, "{}: was written by the reader {reader:?}, not by {name:?}", path.display());
+    let mut of = HashMap::new();
+    for (number, line) in lines.enumerate() {
+        let line = line.with_context(|| format!("{}: line {}", path.display(), number + 2))?;
+        let scores = super::parts(&line.scores)
+            .with_context(|| format!("{}: line {}: no scores of three judgements", path.display(), number + 2))?;
+        of.insert(line.id, scores);
+    }
+    Ok(Readings { reader, of })
 }
 
 /// Embeds what is not kept in `folder` yet: one file of little-endian f32 per text, named by [`content_key`].
@@ -109,6 +158,20 @@ mod tests {
             self.0 += texts.len();
             Ok(texts.iter().map(|text| vec![text.len() as f32, 1.0]).collect())
         }
+    }
+
+    #[test]
+    fn readings_of_another_reader_are_refused() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("readings.jsonl");
+        let scores: Vec<u8> = (0..12).collect();
+        fs::write(&path, format!("{{\"reader\":\"one\"}}\n{{\"id\":\"a\",\"scores\":{scores:?}}}\n"))
+            .expect("writable");
+        let readings = read_readings(&path, "one").expect("readings");
+        assert_eq!(readings.of["a"], [[0.0, 1.0, 2.0, 3.0], [4.0, 5.0, 6.0, 7.0], [8.0, 9.0, 10.0, 11.0]]);
+        assert!(read_readings(&path, "two").expect_err("another").to_string().contains("\"two\""));
+        fs::write(&path, "{\"reader\":\"one\"}\n{\"id\":\"a\",\"scores\":[1]}\n").expect("writable");
+        assert!(read_readings(&path, "one").expect_err("too few").to_string().contains("line 2"));
     }
 
     #[test]

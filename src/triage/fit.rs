@@ -1,7 +1,7 @@
 //! Fitting one head: its two linear views, their mix, the threshold for abstaining.
 
 use super::features::Row;
-use super::heads::{CLASSES, Linear, Mix};
+use super::heads::{CLASSES, Linear, Mix, Scores};
 use super::measure::{Judged, best};
 use super::optimise::minimise;
 
@@ -84,34 +84,56 @@ fn log_loss(scores: &[f64; CLASSES], class: usize) -> (f64, [f64; CLASSES]) {
     (loss, slopes)
 }
 
-/// Scores of both views for a text that neither had seen, and the truth.
+/// Which views are at hand; each takes those before it along.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Known {
+    Text,
+    Meaning,
+    Reading,
+}
+
+impl Known {
+    pub const ALL: [Self; 3] = [Self::Text, Self::Meaning, Self::Reading];
+}
+
+/// Scores of the views for a text that none had seen, and the truth.
 #[derive(Clone, Copy, Debug)]
 pub struct Unseen {
-    pub text: [f32; CLASSES],
-    pub meaning: [f32; CLASSES],
+    pub text: Scores,
+    pub meaning: Scores,
+    /// None where the reader has learnt from the text.
+    pub reading: Option<Scores>,
     pub truth: usize,
 }
 
-/// Fits the scales and offsets of [`Mix`]; without `with_meaning` the meaning view is left out.
-pub fn mix(unseen: &[Unseen], with_meaning: bool) -> Mix {
-    let start = if with_meaning { vec![0.5, 0.5, 0.0, 0.0, 0.0, 0.0] } else { vec![1.0, 0.0, 0.0, 0.0, 0.0, 0.0] };
+/// Scales and offsets in a point of the search.
+const SCALES: usize = 3;
+
+/// Fits the scales and offsets of [`Mix`] for the views that are known.
+pub fn mix(unseen: &[Unseen], known: Known) -> Mix {
+    let views = known as usize + 1;
+    let mut start = vec![0.0; SCALES + CLASSES];
+    start[..views].fill(1.0 / views as f64);
     let count = unseen.len().max(1) as f64;
     let anchor = start.clone();
     let found = minimise(start, MIX_STEPS, |point, gradient| {
         gradient.fill(0.0);
         let mut value = 0.0;
         for one in unseen {
-            let mut scores = [point[2], point[3], point[4], point[5]];
-            let meaning_scale = if with_meaning { point[1] } else { 0.0 };
-            for ((score, text), meaning) in scores.iter_mut().zip(one.text).zip(one.meaning) {
-                *score += point[0] * f64::from(text) + meaning_scale * f64::from(meaning);
+            let of_views = [one.text, one.meaning, one.reading.unwrap_or_default()];
+            let mut scores = [0.0; CLASSES];
+            for class in 0..CLASSES {
+                let of_views = of_views[..views].iter().zip(point);
+                scores[class] =
+                    point[SCALES + class] + of_views.map(|(view, scale)| scale * f64::from(view[class])).sum::<f64>();
             }
             let (loss, slopes) = log_loss(&scores, one.truth);
             value += loss / count;
-            for class in 0..CLASSES {
-                gradient[0] += slopes[class] * f64::from(one.text[class]) / count;
-                gradient[1] += if with_meaning { slopes[class] * f64::from(one.meaning[class]) / count } else { 0.0 };
-                gradient[2 + class] += slopes[class] / count;
+            for (class, slope) in slopes.into_iter().enumerate() {
+                for (target, view) in gradient.iter_mut().zip(&of_views[..views]) {
+                    *target += slope * f64::from(view[class]) / count;
+                }
+                gradient[SCALES + class] += slope / count;
             }
         }
         for ((at, anchor), slope) in point.iter().zip(&anchor).zip(gradient.iter_mut()) {
@@ -120,8 +142,10 @@ pub fn mix(unseen: &[Unseen], with_meaning: bool) -> Mix {
         }
         value
     });
-    let offsets = [found[2] as f32, found[3] as f32, found[4] as f32, found[5] as f32];
-    Mix { text: found[0] as f32, meaning: found[1] as f32, offsets }
+    let found: Vec<f32> = found.into_iter().map(|value| value as f32).collect();
+    let mut offsets = [0.0; CLASSES];
+    offsets.copy_from_slice(&found[SCALES..]);
+    Mix { text: found[0], meaning: found[1], reading: found[2], offsets }
 }
 
 /// Width of the band that the rule of [`abstain_below`] looks at, and the fewest rows it believes.
@@ -175,12 +199,16 @@ mod tests {
                 text[if at % 10 < 3 { (truth + 1) % 4 } else { truth }] = 9.0;
                 let mut meaning = [0.0; CLASSES];
                 meaning[at / 4 % 4] = 3.0;
-                Unseen { text, meaning, truth }
+                Unseen { text, meaning, reading: Some(text), truth }
             })
             .collect();
-        let mix = mix(&unseen, true);
-        assert!(mix.text > 0.1 && mix.text < 0.5, "{mix:?}");
-        assert!(mix.meaning.abs() < 0.1, "{mix:?}");
+        let two = mix(&unseen, Known::Meaning);
+        assert!(two.text > 0.1 && two.text < 0.5 && two.reading == 0.0, "{two:?}");
+        assert!(two.meaning.abs() < 0.1, "{two:?}");
+        let all = mix(&unseen, Known::Reading);
+        assert!((all.text + all.reading - two.text).abs() < 0.05 && all.meaning.abs() < 0.1, "{all:?}");
+        let alone = mix(&unseen, Known::Text);
+        assert!(alone.text > 0.1 && (alone.meaning, alone.reading) == (0.0, 0.0), "{alone:?}");
     }
 
     #[test]

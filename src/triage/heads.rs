@@ -1,9 +1,9 @@
-//! The trained heads: multinomial logistic regressions over two views of a request (its text, its meaning), mixed and
-//! calibrated, and the file that keeps them.
+//! The trained heads: multinomial logistic regressions over two views of a request (its text, its meaning), mixed with what a reader
+//! ([`crate::embed::reader`]) says of it and calibrated, and the file that keeps them.
 //!
-//! Each head has a text view and, where an embedding is at hand, a meaning view. Their log-odds are added with one
-//! scale per view and one offset per class, fitted on predictions for texts that the views had not seen: this mixes
-//! and calibrates in one step (vector scaling, Guo et al. 2017). Without an embedding the text view has its own fit.
+//! Each head has a text view and, where an embedding is at hand, a meaning view; the reader's scores are a third. Their log-odds are
+//! added with one scale per view and one offset per class, fitted on predictions for texts that the views had not seen: this mixes
+//! and calibrates in one step (vector scaling, Guo et al. 2017). There is a fit for each set of views that may be at hand.
 
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -16,7 +16,7 @@ use super::features::{BUCKETS, Centre, FEATURE_VERSION, Row, TEXT_DIMENSIONS, me
 use super::words::{TAG_BUCKETS, Tagger};
 
 const MAGIC: &[u8; 4] = b"RTRI";
-const FORMAT_VERSION: u32 = 1;
+const FORMAT_VERSION: u32 = 2;
 /// Every judgement has four classes.
 pub const CLASSES: usize = 4;
 /// Limit for the JSON part, against a damaged length.
@@ -54,21 +54,24 @@ impl Linear {
     }
 }
 
-/// Scales of the views and offsets of the classes.
+/// Scales of the views and offsets of the classes; the scale of a view that is not at hand is 0.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Mix {
     pub text: f32,
     pub meaning: f32,
+    pub reading: f32,
     pub offsets: [f32; CLASSES],
 }
 
+/// A score per class.
+pub type Scores = [f32; CLASSES];
+
 impl Mix {
-    /// Calibrated probabilities; `meaning` is left out where there is none.
-    pub fn probabilities(&self, text: &[f32; CLASSES], meaning: Option<&[f32; CLASSES]>) -> [f32; CLASSES] {
+    /// Calibrated probabilities.
+    pub fn probabilities(&self, text: &Scores, meaning: &Scores, reading: &Scores) -> Scores {
         let mut scores = self.offsets;
         for class in 0..CLASSES {
-            scores[class] += self.text * text[class];
-            scores[class] += meaning.map_or(0.0, |meaning| self.meaning * meaning[class]);
+            scores[class] += self.text * text[class] + self.meaning * meaning[class] + self.reading * reading[class];
         }
         softmax(scores)
     }
@@ -82,28 +85,41 @@ pub struct Head {
     pub settings: HeadSettings,
 }
 
+/// How the views that are at hand become a judgement.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Calibration {
+    pub mix: Mix,
+    /// Below this probability of the best class the head abstains.
+    pub abstain_below: f32,
+}
+
 /// The small numbers of a head, kept readable in the file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct HeadSettings {
-    pub with_meaning: Mix,
-    pub text_only: Mix,
-    /// Below this probability of the best class the head abstains; with an embedding, and without.
-    pub abstain_below: f32,
-    pub abstain_below_text_only: f32,
+    pub text_only: Calibration,
+    /// Text and embedding.
+    pub with_meaning: Calibration,
+    /// All three; None where the heads were trained without a reader.
+    pub with_reading: Option<Calibration>,
     /// L2 strengths chosen on folds.
     pub text_l2: f32,
     pub meaning_l2: f32,
 }
 
 impl Head {
-    /// Calibrated probabilities and the threshold for abstaining.
-    pub fn judge(&self, text: &Row, meaning: Option<&Row>) -> ([f32; CLASSES], f32) {
+    /// Calibrated probabilities and the threshold for abstaining. A reading without a meaning is not used.
+    pub fn judge(&self, text: &Row, meaning: Option<&Row>, reading: Option<&Scores>) -> (Scores, f32) {
         let text = self.text.scores(text);
-        match meaning.map(|row| self.meaning.scores(row)) {
-            Some(meaning) => {
-                (self.settings.with_meaning.probabilities(&text, Some(&meaning)), self.settings.abstain_below)
-            }
-            None => (self.settings.text_only.probabilities(&text, None), self.settings.abstain_below_text_only),
+        let none = Scores::default();
+        let with = |calibration: &Calibration, meaning: &Scores, reading: &Scores| {
+            (calibration.mix.probabilities(&text, meaning, reading), calibration.abstain_below)
+        };
+        let Some(meaning) = meaning.map(|row| self.meaning.scores(row)) else {
+            return with(&self.settings.text_only, &none, &none);
+        };
+        match (reading, &self.settings.with_reading) {
+            (Some(reading), Some(calibration)) => with(calibration, &meaning, reading),
+            _ => with(&self.settings.with_meaning, &meaning, &none),
         }
     }
 }
@@ -114,6 +130,8 @@ pub struct Header {
     pub feature_version: u32,
     /// [`crate::embed::Embedder::name`] of the training embeddings.
     pub embedder: String,
+    /// [`crate::embed::Reader::name`] of the reader that took part.
+    pub reader: Option<String>,
     pub dimensions: usize,
     /// Day of training, ISO 8601.
     pub trained_on: String,
@@ -247,12 +265,11 @@ pub mod tests {
 
     /// Heads with small weights, for tests that must not depend on the trained file.
     pub fn sample(dimensions: usize) -> Heads {
-        let mix = Mix { text: 1.0, meaning: 0.5, offsets: [0.0, 0.5, 0.0, 0.0] };
+        let mix = Mix { text: 1.0, meaning: 0.5, reading: 0.5, offsets: [0.0, 0.5, 0.0, 0.0] };
         let settings = HeadSettings {
-            with_meaning: mix.clone(),
-            text_only: mix,
-            abstain_below: 0.4,
-            abstain_below_text_only: 0.45,
+            text_only: Calibration { mix: mix.clone(), abstain_below: 0.45 },
+            with_meaning: Calibration { mix: mix.clone(), abstain_below: 0.4 },
+            with_reading: Some(Calibration { mix, abstain_below: 0.4 }),
             text_l2: 1e-3,
             meaning_l2: 1e-3,
         };
@@ -268,6 +285,7 @@ pub mod tests {
         let header = Header {
             feature_version: FEATURE_VERSION,
             embedder: "sample".into(),
+            reader: Some("reader".into()),
             dimensions,
             trained_on: "2026-01-01".into(),
             seed: 1,

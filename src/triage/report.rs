@@ -11,29 +11,31 @@ use crate::ticket::{Class, Difficulty, NextStep, Urgency};
 #[derive(Clone, Debug)]
 pub struct TaskReport {
     pub task: Task,
-    /// Unseen folds of the training rows.
-    pub folds: Vec<Judged>,
-    pub folds_text_only: Vec<Judged>,
+    /// Unseen folds of the training rows, by the views that are known; with the reader, only rows that were kept from it.
+    pub folds: [Vec<Judged>; 3],
     pub majority: Vec<Judged>,
     pub keyword: Vec<Judged>,
-    /// The development rows.
-    pub dev: Vec<Judged>,
-    pub dev_text_only: Vec<Judged>,
+    /// The development rows, by the views that are known.
+    pub dev: [Vec<Judged>; 3],
     pub dev_majority: Vec<Judged>,
     pub dev_keyword: Vec<Judged>,
 }
 
 impl TaskReport {
+    /// The development rows, judged by all that takes part.
+    pub fn best_dev(&self) -> &[Judged] {
+        let [.., meaning, reading] = &self.dev;
+        if reading.is_empty() { meaning } else { reading }
+    }
+
     pub fn empty(task: Task) -> Self {
         let none = Vec::new;
         Self {
             task,
-            folds: none(),
-            folds_text_only: none(),
+            folds: Default::default(),
             majority: none(),
             keyword: none(),
-            dev: none(),
-            dev_text_only: none(),
+            dev: Default::default(),
             dev_majority: none(),
             dev_keyword: none(),
         }
@@ -67,12 +69,13 @@ impl Report {
         let count = |part: &str| header.rows.get(part).copied().unwrap_or(0);
         let mut text = format!(
             "# Triage heads: training report\n\nMade on {} by `{command}` (seed {}), {} training and {} development \
-             rows, embedder `{}`, features {}, weights of {} KB.\n\n{INTRODUCTION}\n",
+             rows, embedder `{}`, reader `{}`, features {}, weights of {} KB.\n\n{INTRODUCTION}\n",
             header.trained_on,
             header.seed,
             count("train"),
             count("dev"),
             header.embedder,
+            header.reader.as_deref().unwrap_or("none"),
             header.feature_version,
             self.file_bytes / 1024,
         );
@@ -103,7 +106,7 @@ Settings were chosen on five folds of the training rows alone (stratified, equal
 the folds come from models, frequencies and calibration that had not seen the row. The development rows took part in no \
 choice for the heads; the search for the customer's words was changed once after a look at its figure on them. Brackets: 95 % bootstrap interval, 1,000 resamples. Kappa is quadratic for urgency and difficulty, \
 plain for the next step. ECE: ten bins over the probability of the chosen class. \"Text only\" is what happens \
-when there is no embedding or one of another model. The keyword baseline is a handful of rules over the lexicon, with probabilities \
+when there is no embedding or one of another model, \"text and embedding\" when no reader is running. The keyword baseline is a handful of rules over the lexicon, with probabilities \
 from how often each rule was right in training.
 ";
 
@@ -115,14 +118,16 @@ fn add_task(text: &mut String, report: &TaskReport, settings: &HeadSettings, see
     let lines = [
         ("folds", "majority", &report.majority, false),
         ("folds", "keywords", &report.keyword, false),
-        ("folds", "text only", &report.folds_text_only, false),
-        ("folds", "**text and embedding**", &report.folds, true),
+        ("folds", "text only", &report.folds[0], false),
+        ("folds", "text and embedding", &report.folds[1], true),
+        ("folds, kept from the reader", "**with the reader**", &report.folds[2], true),
         ("dev", "majority", &report.dev_majority, false),
         ("dev", "keywords", &report.dev_keyword, false),
-        ("dev", "text only", &report.dev_text_only, true),
-        ("dev", "**text and embedding**", &report.dev, true),
+        ("dev", "text only", &report.dev[0], true),
+        ("dev", "text and embedding", &report.dev[1], true),
+        ("dev", "**with the reader**", &report.dev[2], true),
     ];
-    for (rows, model, judged, with_interval) in lines {
+    for (rows, model, judged, with_interval) in lines.into_iter().filter(|(.., judged, _)| !judged.is_empty()) {
         let measured = figures(judged, report.task.ordered());
         let bounds = with_interval.then(|| intervals(judged, report.task.ordered(), seed));
         let cells = (0..MEASURES.len()).map(|at| match &bounds {
@@ -131,24 +136,26 @@ fn add_task(text: &mut String, report: &TaskReport, settings: &HeadSettings, see
         });
         let _ = writeln!(text, "| {rows} | {model} | {} |", cells.collect::<Vec<_>>().join(" | "));
     }
+    let dev = report.best_dev();
+    let calibration = settings.with_reading.as_ref().unwrap_or(&settings.with_meaning);
     let acted: Vec<&Judged> =
-        report.dev.iter().filter(|one| best(&one.probabilities).1 >= settings.abstain_below).collect();
+        dev.iter().filter(|one| best(&one.probabilities).1 >= calibration.abstain_below).collect();
     let right = acted.iter().filter(|one| one.label() == one.truth).count();
     let _ = writeln!(
         text,
         "\nAbstains below {:.2} ({:.2} without an embedding): on dev it acts on {} of {} and is right in {:.1} % of these. \
          L2 {:.0e} for the text, {:.0e} for the meaning.\n",
-        settings.abstain_below,
-        settings.abstain_below_text_only,
+        calibration.abstain_below,
+        settings.text_only.abstain_below,
         acted.len(),
-        report.dev.len(),
+        dev.len(),
         100.0 * right as f32 / acted.len().max(1) as f32,
         settings.text_l2,
         settings.meaning_l2,
     );
     let _ = writeln!(text, "| dev: truth \\ judged | {} | recall | precision |", names.join(" | "));
     let _ = writeln!(text, "|---|{}---|---|", "---|".repeat(CLASSES));
-    let table = confusion(&report.dev);
+    let table = confusion(dev);
     for class in 0..CLASSES {
         let cells = table[class].map(|count| count.to_string()).join(" | ");
         let judged: usize = table.iter().map(|row| row[class]).sum();

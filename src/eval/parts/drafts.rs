@@ -24,6 +24,7 @@ use crate::inference::Inference;
 use crate::intake::language::is_language;
 use crate::pipeline::{Answer, Clock, Judged};
 use crate::ticket::{Draft, DraftKind, Language, MemoryItem, MemoryKind, NextStep, Request, Retrieved, Timings};
+use crate::triage::Meaning;
 
 /// Share of the facts that must be in an answer for it to count as right.
 const FACTS_NEEDED: f64 = 0.5;
@@ -179,7 +180,9 @@ impl Drafts {
             return pipeline.answer(request, &watch).await;
         };
         let clock = Clock::start(pipeline.settings.draft.deadline());
-        let triage = pipeline.triage.judge(request, Some(vector), found, None);
+        let reading = pipeline.inference.read_request(request.text()).await.unwrap_or_default();
+        let meaning = Meaning { vector: Some(vector), reading: reading.as_deref() };
+        let triage = pipeline.triage.judge(request, meaning, found, None);
         let timings = Timings { triage_ms: clock.elapsed_ms(), ..Timings::default() };
         let fit = pipeline.fit(request, found);
         let (evidence, degraded) = (found.clone(), Vec::new());

@@ -16,6 +16,7 @@ use crate::eval::suite::{Format, Part};
 use crate::eval::table::Table;
 use crate::store::DATABASE_FILE;
 use crate::ticket::{ExpectedTime, MemoryItem, MemoryKind, Request, Retrieved};
+use crate::triage::Meaning;
 
 /// Shorter times count as this: it is six minutes, and the logarithm has no end below.
 const SHORTEST_HOURS: f64 = 0.1;
@@ -150,7 +151,8 @@ impl Runner for Time {
         let pipeline = &self.desk.pipeline;
         // As `Pipeline::judge`, with the kept vector.
         let found = pipeline.find(&case.request, Some(vector), pipeline.settings.draft.retrieved).await?;
-        let triage = pipeline.triage.judge(&case.request, Some(vector), &found, pipeline.usual_time);
+        let meaning = Meaning { vector: Some(vector), reading: None };
+        let triage = pipeline.triage.judge(&case.request, meaning, &found, pipeline.usual_time);
         Ok(record(case, triage.expected_time, pipeline.usual_time, &found))
     }
 

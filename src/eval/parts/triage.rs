@@ -13,10 +13,10 @@ use crate::eval::record::{Beside, Bin, CaseRecord, Chart, DataNote, MemoryNote};
 use crate::eval::suite::Part;
 use crate::eval::table::Table;
 use crate::ticket::{Class, Difficulty, Judgement, NextStep, Urgency};
-use crate::triage::TriageModel;
 use crate::triage::data::Task;
 use crate::triage::heads::CLASSES;
 use crate::triage::measure::{Judged, accuracy, best, confusion, kappa, macro_f1};
+use crate::triage::{Meaning, TriageModel};
 
 /// Bins of the reliability diagram, of equal width.
 const BINS: usize = 10;
@@ -31,6 +31,8 @@ pub struct TriageLabels {
     rows: Vec<Row>,
     /// Of the requests, in order.
     vectors: Vec<Vec<f32>>,
+    /// What the reader says of them, where there is one.
+    readings: Vec<Option<Vec<f32>>>,
     data: DataNote,
 }
 
@@ -62,12 +64,16 @@ pub async fn prepare(context: &Context<'_>, part: &Part) -> Result<TriageLabels,
         data.notes
             .push(format!("judged by the text alone: the heads were trained with {trained}, {running} is running"));
     }
-    let model = model.for_embedder(running);
+    let model = model.for_models(running, context.inference.reader_name());
     let texts: Vec<String> = rows.iter().map(|row| row.request().text()).collect();
     data.cases = digest(&rows.iter().zip(&texts).flat_map(|(row, text)| [row.id.as_str(), text]).collect::<Vec<_>>());
     let label = format!("{}: requests", part.name);
     let vectors = context.vectors.of(&texts, Role::Query, |done| (context.progress)(&label, done, texts.len())).await?;
-    Ok(TriageLabels { model, rows, vectors, data })
+    let mut readings = Vec::with_capacity(texts.len());
+    for text in texts {
+        readings.push(context.inference.read_request(text).await.context("reading a request for triage")?);
+    }
+    Ok(TriageLabels { model, rows, vectors, readings, data })
 }
 
 impl Runner for TriageLabels {
@@ -95,7 +101,8 @@ impl Runner for TriageLabels {
     async fn run(&mut self, at: usize) -> Result<CaseRecord, EvalError> {
         let row = self.rows.get(at).context("no such case")?;
         let vector = self.vectors.get(at).context("no such case")?;
-        let triage = self.model.judge(&row.request(), Some(vector), &[], None);
+        let meaning = Meaning { vector: Some(vector), reading: self.readings.get(at).and_then(Option::as_deref) };
+        let triage = self.model.judge(&row.request(), meaning, &[], None);
         let said = Said {
             probabilities: [
                 distribution(&triage.urgency),
