@@ -2,8 +2,9 @@
 """Brings the labels of labels.tsv together with the requests that they are of, for reader.py.
 
     scripts/encoder/labelled.py ../shared/data > labelled.jsonl.gz
+    scripts/encoder/labelled.py ../shared/data check > check.jsonl.gz
 
-labels.tsv: the id of a request, its urgency and difficulty (1 to 4, 0 where it is no request), and where in the text (subject, a line
+labels.tsv: whether a row is learnt from (learn) or kept for a check of what was learnt (check), the id of a request, its urgency and difficulty (1 to 4, 0 where it is no request), and where in the text (subject, a line
 end, body) the words stand that decided the urgency: characters from `begin` to `end`, both 0 where there are none.
 """
 
@@ -17,8 +18,9 @@ SOURCES = ("sumo-thunderbird/tickets.jsonl.gz", "sumo-firefox/questions.jsonl.gz
 
 
 def main():
+    fold = sys.argv[2] if len(sys.argv) > 2 else "learn"
     with open(os.path.join(os.path.dirname(__file__), "labels.tsv"), encoding="utf-8") as file:
-        labels = {row["id"]: row for row in csv.DictReader(file, delimiter="\t")}
+        labels = {row["id"]: row for row in csv.DictReader(file, delimiter="\t") if row["fold"] == fold}
     out = gzip.GzipFile(fileobj=sys.stdout.buffer, mode="wb", mtime=0)
     found = 0
     for source in SOURCES:
