@@ -10,6 +10,7 @@ use std::collections::BinaryHeap;
 use std::sync::{Mutex, PoisonError};
 
 use super::EmbedError;
+use super::below::Below;
 use super::container::{BertShape, Container, QuantisedRows};
 use super::reader::Reader;
 use crate::kernels::encoder::{gelu_then_round, normalise_then_round, round};
@@ -36,6 +37,7 @@ pub struct PackedBert {
     norm: LayerNorm,
     layers: Vec<Layer>,
     top: Option<ReadingTop>,
+    below: Below,
     /// Memory of passes that are over, for those to come: at most one per thread.
     spare: Mutex<Vec<Memory>>,
 }
@@ -63,9 +65,6 @@ struct Dense {
     weight: Packed,
     bias: Vec<f32>,
 }
-
-/// What becomes of the last hidden states of one sequence.
-type End<'a> = &'a (dyn Fn(&[f32]) -> Vec<f32> + Sync);
 
 /// What a pass works in.
 #[derive(Default)]
@@ -112,7 +111,17 @@ impl PackedBert {
         first_type.truncate(shape.hidden);
         let norm = load_norm(&container, "emb.ln")?;
         let words = container.into_rows("emb.word", shape.vocab, shape.hidden)?;
-        Ok(Self { shape, words, positions, first_type, norm, layers, top, spare: Mutex::default() })
+        Ok(Self {
+            shape,
+            words,
+            positions,
+            first_type,
+            norm,
+            layers,
+            top,
+            below: Below::default(),
+            spare: Mutex::default(),
+        })
     }
 
     /// The reader that was loaded with the weights.
@@ -131,22 +140,19 @@ impl PackedBert {
     /// # Errors
     /// [`EmbedError::Tokenizer`] when an id or a length is beyond the model.
     pub fn forward(&self, sequences: &[&[u32]]) -> Result<Vec<Vec<f32>>, EmbedError> {
-        self.run(sequences, &self.layers.iter().collect::<Vec<_>>(), &|tokens| mean(tokens, self.shape.hidden))
+        self.run(sequences, None)
     }
 
-    /// [`Reader::scores`] of each sequence; None without a reader.
+    /// [`Reader::scores`] of each sequence; None without a reader. One that was just embedded, alone, costs the upper layers only.
     ///
     /// # Errors
     /// As [`PackedBert::forward`].
     pub fn read(&self, sequences: &[&[u32]]) -> Result<Option<Vec<Vec<f32>>>, EmbedError> {
-        let Some(ReadingTop { layers, reader }) = &self.top else { return Ok(None) };
-        let lower = self.layers.len() - layers.len();
-        let layers: Vec<&Layer> = self.layers.iter().take(lower).chain(layers).collect();
-        self.run(sequences, &layers, &|tokens| reader.scores(tokens)).map(Some)
+        self.top.as_ref().map(|top| self.run(sequences, Some(top))).transpose()
     }
 
-    /// Every sequence through `layers`, and what `end` makes of its last hidden states, `[tokens, hidden]`.
-    fn run(&self, sequences: &[&[u32]], layers: &[&Layer], end: End<'_>) -> Result<Vec<Vec<f32>>, EmbedError> {
+    /// What each sequence says to `top`; its vector where there is none.
+    fn run(&self, sequences: &[&[u32]], top: Option<&ReadingTop>) -> Result<Vec<Vec<f32>>, EmbedError> {
         for sequence in sequences {
             if sequence.is_empty() || sequence.len() > self.shape.positions {
                 return Err(EmbedError::Tokenizer(format!(
@@ -158,7 +164,7 @@ impl PackedBert {
         }
         let lengths: Vec<usize> = sequences.iter().map(|sequence| sequence.len()).collect();
         let plan = Plan::new(&lengths, pool().threads());
-        let run = |pass: &[usize]| self.pass(&pass.iter().map(|&at| sequences[at]).collect::<Vec<_>>(), layers, end);
+        let run = |pass: &[usize]| self.pass(&pass.iter().map(|&at| sequences[at]).collect::<Vec<_>>(), top);
         let mut pooled: Vec<Result<Vec<Vec<f32>>, EmbedError>> = plan.passes.iter().map(|_| Ok(Vec::new())).collect();
         if plan.thread_each {
             // Within a thread's own pass, the kernels find the pool taken and stay on that thread.
@@ -175,20 +181,20 @@ impl PackedBert {
         Ok(vectors)
     }
 
-    fn pass(&self, sequences: &[&[u32]], layers: &[&Layer], end: End<'_>) -> Result<Vec<Vec<f32>>, EmbedError> {
+    fn pass(&self, sequences: &[&[u32]], top: Option<&ReadingTop>) -> Result<Vec<Vec<f32>>, EmbedError> {
         let mut memory = self.spare().pop().unwrap_or_default();
         let mut bounds = vec![0];
-        let mut tokens = 0;
         for sequence in sequences {
-            tokens += sequence.len();
-            bounds.push(tokens);
+            bounds.push(bounds.last().map_or(0, |end| end + sequence.len()));
         }
-        let done = self.embed_tokens(sequences, tokens, &mut memory);
+        let done = self.lower_layers(sequences, &bounds, top.is_some(), &mut memory);
         if done.is_ok() {
-            layers.iter().for_each(|layer| layer.forward(&bounds, self.shape.heads, &mut memory));
+            let upper = top.map_or(&self.layers[self.shared_layers()..], |top| &top.layers);
+            upper.iter().for_each(|layer| layer.forward(&bounds, self.shape.heads, &mut memory));
         }
         let width = self.shape.hidden;
         let of_each = bounds.windows(2).map(|ends| &memory.hidden[ends[0] * width..ends[1] * width]);
+        let end = |tokens| top.map_or_else(|| mean(tokens, width), |top| top.reader.scores(tokens));
         let pooled = done.map(|()| of_each.map(end).collect());
         let mut spare = self.spare();
         if spare.len() < pool().threads() {
@@ -199,6 +205,34 @@ impl PackedBert {
 
     fn spare(&self) -> std::sync::MutexGuard<'_, Vec<Memory>> {
         self.spare.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Layers that a reader has in common with those that embed; all of them without one.
+    fn shared_layers(&self) -> usize {
+        self.layers.len() - self.top.as_ref().map_or(0, |top| top.layers.len())
+    }
+
+    /// The shared layers; what they make of a sequence that is embedded alone is kept for reading it.
+    fn lower_layers(
+        &self,
+        sequences: &[&[u32]],
+        bounds: &[usize],
+        is_read: bool,
+        memory: &mut Memory,
+    ) -> Result<(), EmbedError> {
+        let alone = sequences.first().filter(|_| sequences.len() == 1 && self.top.is_some());
+        if let Some(hidden) = alone.filter(|_| is_read).and_then(|sequence| self.below.take(sequence)) {
+            memory.hidden = hidden;
+            round(Level::here(), &memory.hidden, self.shape.hidden, &mut memory.rounded);
+            return Ok(());
+        }
+        self.embed_tokens(sequences, bounds.last().copied().unwrap_or(0), memory)?;
+        let shared = &self.layers[..self.shared_layers()];
+        shared.iter().for_each(|layer| layer.forward(bounds, self.shape.heads, memory));
+        if let Some(sequence) = alone.filter(|_| !is_read) {
+            self.below.keep(sequence, &memory.hidden);
+        }
+        Ok(())
     }
 
     /// The normalised sum of word, position and type of every token.
@@ -409,6 +443,12 @@ mod tests {
             );
         }
         assert_ne!(read[0][..3], vectors(&plain)[0][..3]);
+        // From what embedding it alone has left, and from the start: the same bits.
+        for _ in 0..2 {
+            both.forward(&sequences[..1]).expect("a vector");
+            assert_eq!(both.read(&sequences[..1]).expect("scores").expect("a reader"), read[..1]);
+            assert_eq!(both.read(&sequences[..1]).expect("scores").expect("a reader"), read[..1]);
+        }
     }
 
     #[test]

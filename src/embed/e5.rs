@@ -271,6 +271,10 @@ pub mod tests {
             assert!(reading.len() == 12 && reading.iter().all(|score| score.is_finite()), "{reading:?}");
             assert_eq!(&embedder.read(&[text]).expect("a reading").expect("a reader")[0], reading, "{text:.40}");
         }
+        for (text, reading) in texts.iter().zip(&together) {
+            embedder.embed(&[text], Role::Query).expect("a vector");
+            assert_eq!(&embedder.read(&[text]).expect("a reading").expect("a reader")[0], reading, "{text:.40}");
+        }
         // Critical rather than low, and the other way round.
         assert!(together[1][0] > together[1][3] && together[2][3] > together[2][0], "{together:?}");
     }

@@ -1,5 +1,6 @@
 //! Texts to unit vectors.
 
+mod below;
 mod bert;
 pub mod cached;
 pub mod candle_bert;
