@@ -28,7 +28,7 @@ use crate::retrieve::server::settings::IndexKind;
 use crate::retrieve::{RetrieveError, VectorStore};
 use crate::settings::{EmbeddingKind, Generation, GenerationFallback, GenerationKind, Settings};
 use crate::store::{DATABASE_FILE, Store, StoreError, create_private_dir};
-use crate::triage::TriageModel;
+use crate::triage;
 
 /// Name of the built-in embedding model in the manifest, and its files.
 pub const EMBEDDING_MODEL: &str = "multilingual-e5-small";
@@ -159,7 +159,7 @@ pub async fn pipeline(
 ) -> Result<Pipeline> {
     let prompts = Prompts::load(settings.draft.prompts())?;
     let retriever = Retriever::with_fusion(Arc::clone(vectors), settings.retrieval.fusion());
-    let triage = TriageModel::embedded().context("built-in triage model")?;
+    let triage = triage::own::model(&settings.data.folder).context("built-in triage model")?;
     let triage = triage.for_models(inference.embedder_name(), inference.reader_name());
     let relevance = match settings.draft.relevance() {
         Some(path) => RelevanceModel::load(path).context("draft.relevance")?,

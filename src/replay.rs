@@ -8,7 +8,6 @@ use crate::decide::basis::{Basis, BasisItem};
 use crate::pipeline::{Answer, Pipeline, request_of};
 use crate::store::{RecordedDecision, content_hash, sha256_hex};
 use crate::ticket::{Author, Message};
-use crate::triage::TriageModel;
 
 /// What came of a replay.
 #[derive(Clone, Debug)]
@@ -59,7 +58,7 @@ impl Pipeline {
             version: format!("{} {}", env!("CARGO_PKG_VERSION"), env!("RESPONDO_CODE")),
             policy: short(serde_json::to_vec(settings.policy.of(queue))?),
             settings: short(bearing),
-            triage: TriageModel::embedded_digest().to_owned(),
+            triage: self.triage.digest().to_owned(),
             relevance: self.relevance.as_ref().map(|model| model.digest()).unwrap_or_default(),
             embedder: self.inference.embedder_name().to_owned(),
             generator: self.inference.generator_name().map(str::to_owned),

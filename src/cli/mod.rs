@@ -19,6 +19,7 @@ mod replay;
 mod retention;
 mod serve;
 mod stats;
+mod train;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -101,7 +102,7 @@ enum Command {
     Models(ModelsCommand),
     /// Train small models of our own.
     #[command(subcommand)]
-    Train(TrainCommand),
+    Train(train::TrainCommand),
     /// Measure quality and speed.
     #[command(subcommand)]
     Bench(bench::BenchCommand),
@@ -113,14 +114,6 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-}
-
-#[derive(Debug, Subcommand)]
-enum TrainCommand {
-    /// Train the heads for urgency, difficulty and next step.
-    Triage(crate::triage::command::TrainTriageArgs),
-    /// Train the weights that judge whether evidence fits a request.
-    Relevance(crate::decide::relevance::command::TrainRelevanceArgs),
 }
 
 /// Parses the arguments, runs the command and says what failed.
@@ -156,8 +149,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
             let (manifest, store) = crate::app::model_store(&settings)?;
             crate::models::command::run(command, &manifest, &store)
         }
-        Command::Train(TrainCommand::Triage(args)) => crate::triage::command::run(args),
-        Command::Train(TrainCommand::Relevance(args)) => crate::decide::relevance::command::run(&args),
+        Command::Train(command) => runtime()?.block_on(train::run(settings, command)),
         Command::Demo(args) => runtime()?.block_on(demo::run(settings, args)),
         Command::Ask(args) => runtime()?.block_on(ask::run(settings, args)),
         Command::Serve(args) => runtime()?.block_on(serve::run(settings, args)),

@@ -31,6 +31,9 @@ pub struct Handling {
     pub merged_into: Option<Uuid>,
 }
 
+/// Who corrects by a tap in the chat. It counts once: a second tap says nothing new.
+pub const CUSTOMER: &str = "customer";
+
 /// A judgement that a person sets right.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Correction {

@@ -145,7 +145,7 @@ impl TicketCourse {
 }
 
 /// Sorts before every id when there is none.
-fn cursor(after: Option<Uuid>) -> String {
+pub(super) fn cursor(after: Option<Uuid>) -> String {
     after.map(|id| id.to_string()).unwrap_or_default()
 }
 

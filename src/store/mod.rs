@@ -7,7 +7,7 @@
 //! One file per concern, all of them `impl Store`: [`tickets`] (requests and messages), [`attachments`] (their files),
 //! [`drafts`] and [`finish`] (work on a ticket, its end and its review), [`outbox`] (replies on their way), [`events`] (what a waiting client is
 //! shown), [`queue`] (what waits for the team, figures), [`desk`], [`handling`] and [`merging`] (the same for the desk's
-//! page, and what agents do there), [`agents`] (who they are), [`keys`] (programs that use the API), [`history`] (what became of it all), [`audit`] (who did
+//! page, and what agents do there), [`agents`] (who they are), [`keys`] (programs that use the API), [`history`] (what became of it all), [`judgements`] (what people made of them), [`audit`] (who did
 //! what, as a chain of hashes), [`memory`] (what the desk knows), [`embeddings`] (a cache) and [`backup`] (all of it in one
 //! file). [`personal`] is all that is held about one customer, [`retention`] what is old enough to go, [`removal`] how it
 //! goes. `database` is what the two databases do differently; [`work`] and [`notices`] are for
@@ -27,6 +27,7 @@ pub mod events;
 pub mod finish;
 pub mod handling;
 pub mod history;
+pub mod judgements;
 pub mod keys;
 pub mod memory;
 pub mod merging;
@@ -66,8 +67,9 @@ pub use embeddings::NewEmbedding;
 pub use error::StoreError;
 pub use events::EventRow;
 pub use finish::{Finished, FinishedWork};
-pub use handling::{Correction, Feedback, Handling, Person, Written, more_urgent};
+pub use handling::{CUSTOMER, Correction, Feedback, Handling, Person, Written, more_urgent};
 pub use history::{ResolvedDraft, TicketCourse};
+pub use judgements::SeenJudgement;
 pub use keys::{ApiKey, IssuedKey, KeyProblem, KeyScope, KeyState, NewKey, has_key_form};
 pub use memory::{LinkSource, MemoryStats, PendingItem, PutResult, content_hash};
 pub use notices::{LONGEST_NOTICE, Notices};

@@ -91,7 +91,7 @@ pub(super) fn json<T: DeserializeOwned>(row: &AnyRow, column: &str) -> Result<T,
 }
 
 /// Urgency and difficulty are kept as 1 to 4, in the order of [`Class::ALL`], so that they can be sorted by.
-fn level<T: Class>(row: &AnyRow, column: &str) -> Result<Option<T>, StoreError> {
+pub(super) fn level<T: Class>(row: &AnyRow, column: &str) -> Result<Option<T>, StoreError> {
     let level: Option<i64> = row.try_get(column)?;
     let Some(level) = level else { return Ok(None) };
     let class = usize::try_from(level - 1).ok().and_then(|index| T::ALL.get(index).copied());

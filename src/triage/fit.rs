@@ -9,6 +9,8 @@ const LINEAR_STEPS: usize = 120;
 const MIX_STEPS: usize = 200;
 /// Keeps the mix near plain addition where data are few.
 const MIX_L2: f64 = 1e-3;
+/// Keeps a mix near the one that it goes out from, like so many rows that speak for it.
+const START_ROWS: f64 = 5.0;
 
 /// One row to learn from.
 #[derive(Clone, Copy)]
@@ -18,8 +20,9 @@ pub struct Example<'a> {
     pub weight: f32,
 }
 
-/// Multinomial logistic regression: the weighted mean log loss plus `l2` / 2 times the squared weights (not the bias).
-pub fn linear(examples: &[Example], dimensions: usize, l2: f32) -> Linear {
+/// Multinomial logistic regression: the weighted mean log loss plus `l2` / 2 times the squared weights (not the bias). With a `start`,
+/// the squared distance from its weights takes the place of the squared weights.
+pub fn linear(examples: &[Example], dimensions: usize, l2: f32, start: Option<&Linear>) -> Linear {
     // Only positions that occur have weights other than zero: fit those alone.
     let mut compact = vec![u32::MAX; dimensions];
     let mut positions = Vec::new();
@@ -35,6 +38,8 @@ pub fn linear(examples: &[Example], dimensions: usize, l2: f32) -> Linear {
     };
     let rows: Vec<Row> = examples.iter().map(pack).collect();
     let total: f64 = examples.iter().map(|example| f64::from(example.weight)).sum();
+    let from = |example: &Example| start.map_or([0.0; CLASSES], |start| start.scores(example.row).map(f64::from));
+    let from: Vec<[f64; CLASSES]> = examples.iter().map(from).collect();
     let bias_start = positions.len() * CLASSES;
     let found = minimise(vec![0.0; bias_start + CLASSES], LINEAR_STEPS, |point, gradient| {
         let (weights, bias) = point.split_at(bias_start);
@@ -42,8 +47,9 @@ pub fn linear(examples: &[Example], dimensions: usize, l2: f32) -> Linear {
         weight_slopes.iter_mut().zip(weights).for_each(|(slope, weight)| *slope = f64::from(l2) * weight);
         bias_slopes.fill(0.0);
         let mut value = f64::from(l2) / 2.0 * weights.iter().map(|weight| weight * weight).sum::<f64>();
-        for (example, row) in examples.iter().zip(&rows) {
-            let mut scores = [bias[0], bias[1], bias[2], bias[3]];
+        for ((example, row), from) in examples.iter().zip(&rows).zip(&from) {
+            let mut scores = *from;
+            scores.iter_mut().zip(bias).for_each(|(score, bias)| *score += bias);
             for (position, feature) in row {
                 let start = *position as usize * CLASSES;
                 let weights = &weights[start..start + CLASSES];
@@ -62,15 +68,15 @@ pub fn linear(examples: &[Example], dimensions: usize, l2: f32) -> Linear {
         }
         value
     });
-    let mut weights = vec![0.0; dimensions * CLASSES];
+    let none = || Linear { weights: vec![0.0; dimensions * CLASSES], bias: [0.0; CLASSES] };
+    let mut linear = start.cloned().unwrap_or_else(none);
     for (slot, position) in positions.iter().enumerate() {
         for class in 0..CLASSES {
-            weights[position * CLASSES + class] = found[slot * CLASSES + class] as f32;
+            linear.weights[position * CLASSES + class] += found[slot * CLASSES + class] as f32;
         }
     }
-    let mut bias = [0.0; CLASSES];
-    bias.iter_mut().zip(&found[bias_start..]).for_each(|(to, from)| *to = *from as f32);
-    Linear { weights, bias }
+    linear.bias.iter_mut().zip(&found[bias_start..]).for_each(|(to, from)| *to += *from as f32);
+    linear
 }
 
 /// Loss and its slope by score.
@@ -109,14 +115,23 @@ pub struct Unseen {
 /// Scales and offsets in a point of the search.
 const SCALES: usize = 3;
 
-/// Fits the scales and offsets of [`Mix`] for the views that are known.
-pub fn mix(unseen: &[Unseen], known: Known) -> Mix {
+/// Fits the scales and offsets of [`Mix`] for the views that are known: near plain addition, or near `start`.
+pub fn mix(unseen: &[Unseen], known: Known, start: Option<&Mix>) -> Mix {
     let views = known as usize + 1;
-    let mut start = vec![0.0; SCALES + CLASSES];
-    start[..views].fill(1.0 / views as f64);
     let count = unseen.len().max(1) as f64;
-    let anchor = start.clone();
-    let found = minimise(start, MIX_STEPS, |point, gradient| {
+    let mut anchor = vec![0.0; SCALES + CLASSES];
+    let l2 = match start {
+        Some(Mix { text, meaning, reading, offsets }) => {
+            let numbers = [text, meaning, reading].into_iter().chain(offsets);
+            anchor.iter_mut().zip(numbers).for_each(|(slot, number)| *slot = f64::from(*number));
+            START_ROWS / count
+        }
+        None => {
+            anchor[..views].fill(1.0 / views as f64);
+            MIX_L2
+        }
+    };
+    let found = minimise(anchor.clone(), MIX_STEPS, |point, gradient| {
         gradient.fill(0.0);
         let mut value = 0.0;
         for one in unseen {
@@ -137,8 +152,8 @@ pub fn mix(unseen: &[Unseen], known: Known) -> Mix {
             }
         }
         for ((at, anchor), slope) in point.iter().zip(&anchor).zip(gradient.iter_mut()) {
-            value += MIX_L2 / 2.0 * (at - anchor) * (at - anchor);
-            *slope += MIX_L2 * (at - anchor);
+            value += l2 / 2.0 * (at - anchor) * (at - anchor);
+            *slope += l2 * (at - anchor);
         }
         value
     });
@@ -183,11 +198,23 @@ mod tests {
         let rows: Vec<Row> = (0..40u32).map(|at| vec![(at % 4, 1.0), (4 + at % 3, 0.5)]).collect();
         let examples: Vec<Example> =
             rows.iter().map(|row| Example { row, class: row[0].0 as usize, weight: 1.0 }).collect();
-        let linear = linear(&examples, 10, 1e-3);
+        let learnt = linear(&examples, 10, 1e-3, None);
         for example in &examples {
-            let scores = linear.scores(example.row);
+            let scores = learnt.scores(example.row);
             assert_eq!(best(&softmax(scores)).0, example.class);
         }
+        // Nothing new is learnt from what is known; what is new moves a start as far as the strength lets it.
+        let swapped: Vec<Example> = examples.iter().map(|one| Example { class: 3 - one.class, ..*one }).collect();
+        let moved = |l2| linear(&swapped, 10, l2, Some(&learnt));
+        let label = |linear: &Linear, example: &Example| best(&softmax(linear.scores(example.row))).0;
+        for example in &swapped {
+            assert_eq!(label(&moved(1e-3), example), example.class);
+        }
+        let (near, far) = (moved(1e3), moved(1e-3));
+        let away = |linear: &Linear| {
+            linear.weights.iter().zip(&learnt.weights).map(|(one, other)| (one - other).powi(2)).sum::<f32>()
+        };
+        assert!(away(&near) < 0.01 && away(&far) > 1.0, "{} {}", away(&near), away(&far));
     }
 
     #[test]
@@ -202,13 +229,16 @@ mod tests {
                 Unseen { text, meaning, reading: Some(text), truth }
             })
             .collect();
-        let two = mix(&unseen, Known::Meaning);
+        let two = mix(&unseen, Known::Meaning, None);
         assert!(two.text > 0.1 && two.text < 0.5 && two.reading == 0.0, "{two:?}");
         assert!(two.meaning.abs() < 0.1, "{two:?}");
-        let all = mix(&unseen, Known::Reading);
+        let all = mix(&unseen, Known::Reading, None);
         assert!((all.text + all.reading - two.text).abs() < 0.05 && all.meaning.abs() < 0.1, "{all:?}");
-        let alone = mix(&unseen, Known::Text);
+        let alone = mix(&unseen, Known::Text, None);
         assert!(alone.text > 0.1 && (alone.meaning, alone.reading) == (0.0, 0.0), "{alone:?}");
+        let (near, far) = (mix(&unseen[..2], Known::Meaning, Some(&two)), mix(&unseen[..2], Known::Meaning, None));
+        let away = |mix: &Mix| (mix.text - two.text).powi(2) + (mix.meaning - two.meaning).powi(2);
+        assert!(away(&near) < away(&far) && near.reading == 0.0, "{near:?} {far:?} {two:?}");
     }
 
     #[test]

@@ -12,7 +12,9 @@ use std::path::Path;
 use half::f16;
 use serde::{Deserialize, Serialize};
 
+use super::data::Task;
 use super::features::{BUCKETS, Centre, FEATURE_VERSION, Row, TEXT_DIMENSIONS, meaning_dimensions};
+use super::fit::Known;
 use super::words::{TAG_BUCKETS, Tagger};
 
 const MAGIC: &[u8; 4] = b"RTRI";
@@ -26,6 +28,8 @@ const MAX_HEADER_BYTES: usize = 1 << 20;
 pub enum TriageError {
     #[error("triage weights {path}: {source}; train them with `respondo train triage`")]
     Read { path: String, source: std::io::Error },
+    #[error("triage weights {path} cannot be written: {source}")]
+    Write { path: String, source: std::io::Error },
     #[error("triage weights: {0}; train them with `respondo train triage`")]
     Damaged(String),
     #[error("training data {path}: {reason}")]
@@ -106,6 +110,17 @@ pub struct HeadSettings {
     pub meaning_l2: f32,
 }
 
+impl HeadSettings {
+    /// How these views become a judgement; None where the heads were trained without one of them.
+    pub fn of(&self, known: Known) -> Option<&Calibration> {
+        match known {
+            Known::Text => Some(&self.text_only),
+            Known::Meaning => Some(&self.with_meaning),
+            Known::Reading => self.with_reading.as_ref(),
+        }
+    }
+}
+
 impl Head {
     /// Calibrated probabilities and the threshold for abstaining. A reading without a meaning is not used.
     pub fn judge(&self, text: &Row, meaning: Option<&Row>, reading: Option<&Scores>) -> (Scores, f32) {
@@ -144,6 +159,18 @@ pub struct Header {
     pub difficulty: HeadSettings,
     pub next: HeadSettings,
     pub centre: Centre,
+    /// What a team's own heads were made from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub own: Option<Own>,
+}
+
+/// Where a team's own heads come from.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Own {
+    /// SHA-256 of the weights that they go out from.
+    pub base: String,
+    /// When the last of the judgements that they learnt from was made.
+    pub until: jiff::Timestamp,
 }
 
 /// All that is needed to judge.
@@ -160,10 +187,32 @@ pub struct Heads {
 }
 
 impl Heads {
+    pub fn of(&self, task: Task) -> &Head {
+        match task {
+            Task::Urgency => &self.urgency,
+            Task::Difficulty => &self.difficulty,
+            Task::Next => &self.next,
+        }
+    }
+
+    /// Puts another head in the place of one.
+    pub fn set(&mut self, task: Task, head: Head) {
+        let (here, settings) = match task {
+            Task::Urgency => (&mut self.urgency, &mut self.header.urgency),
+            Task::Difficulty => (&mut self.difficulty, &mut self.header.difficulty),
+            Task::Next => (&mut self.next, &mut self.header.next),
+        };
+        settings.clone_from(&head.settings);
+        *here = head;
+    }
+
     pub fn load(path: &Path) -> Result<Self, TriageError> {
-        let bytes =
-            std::fs::read(path).map_err(|source| TriageError::Read { path: path.display().to_string(), source })?;
-        Self::from_bytes(&bytes)
+        Self::from_bytes(&Self::bytes(path)?)
+    }
+
+    /// A file of heads as it is.
+    pub(super) fn bytes(path: &Path) -> Result<Vec<u8>, TriageError> {
+        std::fs::read(path).map_err(|source| TriageError::Read { path: path.display().to_string(), source })
     }
 
     /// Layout, little endian: `RTRI`, u32 format version, u32 length of the JSON header, the header, then f16 blocks:
@@ -295,6 +344,7 @@ pub mod tests {
             difficulty: settings.clone(),
             next: settings,
             centre: Centre { mean: vec![0.0; dimensions], scale: 1.0 },
+            own: None,
         };
         let tagger = Tagger { weights: vec![0.5; TAG_BUCKETS], bias: -1.0 };
         Heads { header, idf: vec![1.0; BUCKETS], urgency: head.clone(), difficulty: head.clone(), next: head, tagger }

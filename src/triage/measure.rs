@@ -28,6 +28,9 @@ pub fn best(probabilities: &[f32; CLASSES]) -> (usize, f32) {
 /// The measures of one head, in the order of [`MEASURES`].
 pub type Figures = [f32; MEASURES.len()];
 pub const MEASURES: [&str; 5] = ["accuracy", "macro_f1", "kappa", "ece", "brier"];
+/// Where kappa and Brier score stand among them.
+pub const KAPPA: usize = 2;
+pub const BRIER: usize = 4;
 
 /// `ordered`: kappa weighs misses by their squared distance (Cohen 1968); else every miss counts the same.
 pub fn figures(judged: &[Judged], ordered: bool) -> Figures {
@@ -114,6 +117,42 @@ pub fn intervals(judged: &[Judged], ordered: bool, seed: u64) -> [(f32, f32); ME
     })
 }
 
+/// A difference with its 95 % bounds.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Change {
+    pub by: f32,
+    pub low: f32,
+    pub high: f32,
+}
+
+/// What each measure of `after` differs by from that of `before`, the same rows judged by another model: percentile bootstrap over rows
+/// drawn in pairs.
+///
+/// # Panics
+/// When the two differ in length: the caller made a mistake.
+pub fn changes(before: &[Judged], after: &[Judged], ordered: bool, seed: u64) -> [Change; MEASURES.len()] {
+    assert_eq!(before.len(), after.len(), "judgements of the same rows");
+    let by = |before: &[Judged], after: &[Judged]| -> Figures {
+        let (before, after) = (figures(before, ordered), figures(after, ordered));
+        std::array::from_fn(|at| after[at] - before[at])
+    };
+    let mut random = fastrand::Rng::with_seed(seed);
+    let mut draws: [Vec<f32>; MEASURES.len()] = Default::default();
+    for _ in 0..RESAMPLES {
+        let drawn: Vec<usize> = before.iter().map(|_| random.usize(..before.len())).collect();
+        let of = |judged: &[Judged]| drawn.iter().map(|at| judged[*at]).collect::<Vec<_>>();
+        draws.iter_mut().zip(by(&of(before), &of(after))).for_each(|(draws, value)| draws.push(value));
+    }
+    let whole = by(before, after);
+    let mut at = 0;
+    draws.map(|mut draws| {
+        draws.sort_by(f32::total_cmp);
+        let change = Change { by: whole[at], low: draws[RESAMPLES * 25 / 1_000], high: draws[RESAMPLES * 975 / 1_000] };
+        at += 1;
+        change
+    })
+}
+
 /// Log loss per row.
 pub fn log_loss(judged: &[Judged]) -> f32 {
     let loss = |one: &Judged| -one.probabilities[one.truth].max(1e-6).ln();
@@ -160,5 +199,16 @@ mod tests {
         for (value, (low, high)) in measured.iter().zip(intervals(&judged, true, 7)) {
             assert!(low <= *value && *value <= high && high > low);
         }
+    }
+
+    #[test]
+    fn a_change_is_sure_where_the_rows_agree_on_it() {
+        let truth: Vec<Judged> = (0..200).map(|at| sure(at % 4, at % 4)).collect();
+        let some: Vec<Judged> = (0..200).map(|at| sure(at % 4, if at % 3 == 0 { 0 } else { at % 4 })).collect();
+        let better = changes(&some, &truth, true, 7);
+        assert!(better[KAPPA].low > 0.0 && better[BRIER].high < 0.0, "{better:?}");
+        assert!((better[0].by - 0.255).abs() < 0.02, "{better:?}");
+        let same = changes(&some, &some, true, 7);
+        assert!(same.iter().all(|one| (one.by, one.low, one.high) == (0.0, 0.0, 0.0)), "{same:?}");
     }
 }

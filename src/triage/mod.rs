@@ -4,15 +4,19 @@
 //! ([`heads`]), and its neighbours in the memory, which give the expected time, the skill and the neighbours that speak
 //! for a label. Difficulty never enters urgency: the heads are trained apart.
 
+pub mod adapt;
 pub mod baseline;
 pub mod command;
 pub mod data;
 pub mod features;
 pub mod fit;
+pub mod folded;
 pub mod heads;
 pub mod lexicon;
 pub mod measure;
 pub mod optimise;
+pub mod own;
+pub mod prepare;
 pub mod report;
 pub mod text;
 pub mod time;
@@ -49,6 +53,8 @@ pub struct TriageModel {
     uses_embedding: bool,
     /// False when no reader is running, or not the one of the training.
     uses_reading: bool,
+    /// SHA-256 of the weights, hexadecimal.
+    digest: String,
 }
 
 /// What the models made of a request.
@@ -66,7 +72,7 @@ impl TriageModel {
     /// # Errors
     /// When the file cannot be read, is damaged, or was made for other features.
     pub fn load(path: &Path) -> Result<Self, TriageError> {
-        Ok(Self { heads: Heads::load(path)?, uses_embedding: true, uses_reading: true })
+        Self::from_bytes(&Heads::bytes(path)?)
     }
 
     /// The weights that come with the program.
@@ -74,7 +80,21 @@ impl TriageModel {
     /// # Errors
     /// When the program was built with weights of other features.
     pub fn embedded() -> Result<Self, TriageError> {
-        Ok(Self { heads: Heads::from_bytes(WEIGHTS)?, uses_embedding: true, uses_reading: true })
+        Self::from_bytes(WEIGHTS)
+    }
+
+    fn from_bytes(bytes: &[u8]) -> Result<Self, TriageError> {
+        let digest = crate::store::sha256_hex(bytes);
+        Ok(Self { heads: Heads::from_bytes(bytes)?, uses_embedding: true, uses_reading: true, digest })
+    }
+
+    /// SHA-256 (hexadecimal) of the weights.
+    pub fn digest(&self) -> &str {
+        &self.digest
+    }
+
+    pub fn heads(&self) -> &Heads {
+        &self.heads
     }
 
     /// SHA-256 (hexadecimal) of the weights that come with the program.
@@ -230,7 +250,7 @@ mod tests {
     use crate::ticket::{Language, Urgency};
 
     fn model() -> TriageModel {
-        TriageModel { heads: sample(4), uses_embedding: true, uses_reading: true }
+        TriageModel { heads: sample(4), uses_embedding: true, uses_reading: true, digest: String::new() }
     }
 
     fn request(subject: &str, body: &str) -> Request {

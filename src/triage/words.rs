@@ -39,7 +39,7 @@ impl Tagger {
         }
         let examples: Vec<Example> =
             rows.iter().map(|(row, class)| Example { row, class: *class, weight: 1.0 }).collect();
-        let linear = fit::linear(&examples, TAG_BUCKETS, TAG_L2);
+        let linear = fit::linear(&examples, TAG_BUCKETS, TAG_L2, None);
         let weights = linear.weights.chunks_exact(CLASSES).map(|classes| classes[1] - classes[0]).collect();
         Self { weights, bias: linear.bias[1] - linear.bias[0] }
     }

@@ -22,6 +22,7 @@ mod fuzz;
 mod http;
 mod injection;
 mod keys;
+mod learning;
 mod limits;
 mod logs;
 mod model_server;

@@ -7,6 +7,7 @@ mod backup;
 mod desk;
 mod faults;
 mod history;
+mod judgements;
 mod keys;
 mod leases;
 mod memory;

@@ -12,14 +12,12 @@ use super::hours;
 use super::limits::Budget;
 use crate::http::AppState;
 use crate::http::client::Client;
-use crate::store::{Correction, Feedback, TicketCourse, more_urgent};
+use crate::store::{CUSTOMER, Correction, Feedback, TicketCourse, more_urgent};
 use crate::web::format::span;
 use crate::web::language::texts_for;
 use crate::web::page::PageError;
 use crate::web::texts::Texts;
 
-/// Who corrects by a tap. It counts once: a second tap says nothing new.
-const CUSTOMER: &str = "customer";
 /// Latest tickets whose waits say how long a person takes, and how many of them it needs to say anything.
 const LATEST: u32 = 500;
 const ENOUGH: usize = 5;
