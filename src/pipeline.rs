@@ -22,7 +22,7 @@ use crate::decide::relevance::RelevanceModel;
 use crate::decide::{self, PlanKind};
 use crate::draft::Drafter;
 use crate::events::{Events, event_data};
-use crate::inference::{Inference, InferenceError, News, Writing};
+use crate::inference::{Asked, Inference, InferenceError, News, Writing};
 use crate::intake;
 use crate::learn;
 use crate::retrieve::retriever::{Ranked, Retriever, fold_duplicates};
@@ -201,12 +201,13 @@ impl Pipeline {
     pub async fn judge(&self, request: &Request) -> Judged {
         let clock = Clock::start(self.settings.draft.deadline());
         let mut degraded = Vec::new();
-        let vector = timed("embed", self.embed(request, &clock, &mut degraded)).await;
+        let mut asked = self.inference.ask(request.text());
+        let vector = timed("embed", self.vector(&mut asked, &clock, &mut degraded)).await;
         let embed_ms = clock.elapsed_ms();
         // The index searches on threads of its own, while the model reads.
         let (evidence, reading) = tokio::join!(
             self.retrieve(request, vector.as_deref(), &mut degraded),
-            timed("read for triage", self.read_for_triage(request, &clock)),
+            timed("read for triage", self.reading(asked, &clock)),
         );
         let retrieve_ms = clock.elapsed_ms() - embed_ms;
         let meaning = Meaning { vector: vector.as_deref(), reading: reading.as_deref() };
@@ -307,21 +308,30 @@ impl Pipeline {
         Ok(Some(Read { request, last_message: last.id, is_acknowledged }))
     }
 
-    async fn embed(&self, request: &Request, clock: &Clock, degraded: &mut Vec<String>) -> Option<Vec<f32>> {
-        let limit = clock.left().min(EMBED_LIMIT);
-        match tokio::time::timeout(limit, self.inference.embed_query(request.text())).await {
-            Ok(Ok(vector)) => return Some(vector),
-            Ok(Err(error)) => degraded.push(format!("searched by words only: {error}")),
-            Err(_) => degraded.push("searched by words only: embedding took too long".to_owned()),
-        }
+    async fn vector(
+        &self,
+        asked: &mut Result<Asked, InferenceError>,
+        clock: &Clock,
+        degraded: &mut Vec<String>,
+    ) -> Option<Vec<f32>> {
+        let problem = match asked {
+            Ok(asked) => match tokio::time::timeout(clock.left().min(EMBED_LIMIT), asked.vector()).await {
+                Ok(Ok(vector)) => return Some(vector),
+                Ok(Err(error)) => error.to_string(),
+                Err(_) => "embedding took too long".to_owned(),
+            },
+            Err(error) => error.to_string(),
+        };
+        degraded.push(format!("searched by words only: {problem}"));
         metrics::counter!("respondo_degraded_total", "stage" => "embed").increment(1);
         None
     }
 
     /// None where there is no reader or it took too long: triage then goes by text and vector.
-    async fn read_for_triage(&self, request: &Request, clock: &Clock) -> Option<Vec<f32>> {
-        let limit = clock.left().min(EMBED_LIMIT);
-        match tokio::time::timeout(limit, self.inference.read_request(request.text())).await {
+    async fn reading(&self, asked: Result<Asked, InferenceError>, clock: &Clock) -> Option<Vec<f32>> {
+        // What could not even be asked was named with the vector.
+        let asked = asked.ok()?;
+        match tokio::time::timeout(clock.left().min(EMBED_LIMIT), asked.reading()).await {
             Ok(Ok(reading)) => return reading,
             Ok(Err(error)) => tracing::warn!(%error, "a request was not read for triage"),
             Err(_) => tracing::warn!("reading a request for triage took too long"),

@@ -40,9 +40,11 @@ SMOOTHING, DROPOUT = 0.05, 0.1
 
 
 class Reader(nn.Module):
-    def __init__(self, container, rank, frozen, start):
+    def __init__(self, container, rank, frozen, depth, start):
         super().__init__()
         self.encoder = Encoder(container, rank, frozen=frozen)
+        # Those above take no part: each costs a request milliseconds.
+        self.encoder.layers = self.encoder.layers[: frozen + depth]
         self.begun = begin(self.encoder, start) if start else {}
         hidden = self.encoder.hidden
         self.queries = nn.Parameter(torch.zeros(3, hidden))
@@ -209,6 +211,7 @@ def main():
     parser.add_argument("--rank", type=int, default=16)
     parser.add_argument("--rate", type=float, default=6e-4)
     parser.add_argument("--frozen", type=int, default=6, help="lower layers that do not learn")
+    parser.add_argument("--depth", type=int, default=3, help="layers above those")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     torch.manual_seed(options.seed)
@@ -220,7 +223,7 @@ def main():
     kept = [row for row in first if is_kept(row)]
     known = {plain(row) for row in kept}
     rows = [row for part in (first, *others) for row in part if plain(row) not in known]
-    model = Reader(options.container, options.rank, options.frozen, options.start)
+    model = Reader(options.container, options.rank, options.frozen, options.depth, options.start)
     prepare(kept + rows, tokenizer, model.encoder)
     learnt = [parameter for parameter in model.parameters() if parameter.requires_grad]
     ends = {id(parameter) for parameter in [model.queries, *model.ends.parameters()]}

@@ -7,6 +7,7 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
 use super::EmbedError;
@@ -42,7 +43,7 @@ pub struct PackedBert {
     spare: Mutex<Vec<Memory>>,
 }
 
-/// The upper layers of a reader of requests, in place of as many of those that embed.
+/// The upper layers of a reader of requests, in place of those that embed.
 struct ReadingTop {
     layers: Vec<Layer>,
     reader: Reader,
@@ -80,7 +81,7 @@ struct Memory {
 }
 
 impl PackedBert {
-    /// Decodes and repacks the weights (21 MB for multilingual-e5-small, 10 MB for a reader's upper half of it, and 54 MB of word
+    /// Decodes and repacks the weights (21 MB for multilingual-e5-small, 5 MB for a reader's layers above its lower half, and 54 MB of word
     /// embeddings), on all threads. A reader is left out where the layers below its own are not as they were published.
     ///
     /// # Errors
@@ -95,14 +96,14 @@ impl PackedBert {
             );
             return Err(container.wrong(reason));
         }
-        let layers = load_layers(&container, 0)?;
-        let top = match reader.filter(|reader| container.published_below(reader.tuning().first_layer())) {
+        let layers = load_layers(&container, 0..shape.layers)?;
+        let top = match reader.filter(|reader| container.published_below(reader.tuning().changed_layers().start)) {
             Some(reader) if !reader.fits(shape) => {
                 return Err(container.wrong("the reader of requests was made for a model of another shape".to_owned()));
             }
             Some(reader) => {
                 container = container.tuned(reader.tuning().clone())?;
-                Some(ReadingTop { layers: load_layers(&container, reader.tuning().first_layer())?, reader })
+                Some(ReadingTop { layers: load_layers(&container, reader.tuning().changed_layers())?, reader })
             }
             None => None,
         };
@@ -209,7 +210,7 @@ impl PackedBert {
 
     /// Layers that a reader has in common with those that embed; all of them without one.
     fn shared_layers(&self) -> usize {
-        self.layers.len() - self.top.as_ref().map_or(0, |top| top.layers.len())
+        self.top.as_ref().map_or(self.layers.len(), |top| top.reader.tuning().changed_layers().start)
     }
 
     /// The shared layers; what they make of a sequence that is embedded alone is kept for reading it.
@@ -322,10 +323,10 @@ fn mean(tokens: &[f32], width: usize) -> Vec<f32> {
     sum
 }
 
-/// The layers from `first` on.
-fn load_layers(container: &Container, first: usize) -> Result<Vec<Layer>, EmbedError> {
-    let mut layers: Vec<Option<Result<Layer, EmbedError>>> = (first..container.shape().layers).map(|_| None).collect();
-    pool().chunks(&mut layers, 1, |index, layer| layer.fill_with(|| Some(load_layer(container, first + index))));
+fn load_layers(container: &Container, wanted: Range<usize>) -> Result<Vec<Layer>, EmbedError> {
+    let mut layers: Vec<Option<Result<Layer, EmbedError>>> = wanted.clone().map(|_| None).collect();
+    let load = |index| load_layer(container, wanted.start + index);
+    pool().chunks(&mut layers, 1, |index, layer| layer.fill_with(|| Some(load(index))));
     layers.into_iter().flatten().collect()
 }
 

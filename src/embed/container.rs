@@ -101,7 +101,7 @@ impl Container {
 
     /// Whether no difference is added to the layers below this one.
     pub(super) fn published_below(&self, layer: usize) -> bool {
-        self.tuning.as_ref().is_none_or(|tuning| tuning.first_layer() >= layer)
+        self.tuning.as_ref().is_none_or(|tuning| tuning.changed_layers().start >= layer)
     }
 
     /// The sizes the file states.

@@ -1,7 +1,7 @@
 //! A second top of the encoder, which reads a request for its urgency, difficulty and next step instead of its meaning.
 //!
-//! The lower layers are those that embed. The upper ones are copies of the published ones with a difference of their own
-//! ([`super::tuning`]), learnt from labelled requests. Each judgement then weighs the tokens by a query of its own (attention pooling,
+//! The lower layers are those that embed. The ones above, few, are copies of the published ones with a difference of their own
+//! ([`super::tuning`]), learnt from labelled requests; higher ones play no part. Each judgement then weighs the tokens by a query of its own (attention pooling,
 //! learnt to look at the words that a labeller marked), and scores its classes from that and from the mean of all tokens.
 //!
 //! Layout, little endian: magic `E5RD`, u32 version, judgements, classes, hidden, bytes of the difference; the difference, as
@@ -96,7 +96,7 @@ impl Reader {
         &self.name
     }
 
-    /// What its upper layers differ by from the published ones.
+    /// What its layers above the shared ones differ by from the published ones.
     pub fn tuning(&self) -> &Tuning {
         &self.tuning
     }

@@ -1,10 +1,11 @@
 //! What fine-tuning changed of an encoder: a difference of low rank for each of its matrices (LoRA, Hu et al. 2021,
 //! arXiv 2106.09685), added to the weights once, when they are loaded. It costs nothing afterwards.
 //!
-//! Layout, little endian: magic `E5LR`, u32 version, layers, first, hidden, ffn, rank. Then for each layer from the `first` on that
-//! was tuned, and for each of its matrices q, k, v, ao, fi and fo (named as in the container): `down`, `[rank, inputs]`, and `up`,
+//! Layout, little endian: magic `E5LR`, u32 version, layers, first, hidden, ffn, rank. Then for each layer from the `first` on to that
+//! number, and for each of its matrices q, k, v, ao, fi and fo (named as in the container): `down`, `[rank, inputs]`, and `up`,
 //! `[outputs, rank]`, in f16. The matrix becomes `weight + up down`.
 
+use std::ops::Range;
 use std::path::Path;
 
 use half::f16;
@@ -30,6 +31,7 @@ static BUILT_IN: &[u8] = include_bytes!("../../models/encoder.bin");
 pub struct Tuning {
     hidden: usize,
     ffn: usize,
+    /// As many of the model's, from the lowest, as it goes up to.
     layers: usize,
     /// The lowest layer that was tuned.
     first: usize,
@@ -107,14 +109,14 @@ impl Tuning {
         format!("-t{}", self.digest)
     }
 
-    /// The lowest layer that it changes; those below are as they were published.
-    pub fn first_layer(&self) -> usize {
-        self.first
+    /// The layers that it changes; those below and above are as they were published.
+    pub fn changed_layers(&self) -> Range<usize> {
+        self.first..self.layers
     }
 
     /// Whether it was made for a model of this shape.
     pub fn fits(&self, shape: BertShape) -> bool {
-        (self.layers, self.hidden, self.ffn) == (shape.layers, shape.hidden, shape.ffn)
+        self.layers <= shape.layers && (self.hidden, self.ffn) == (shape.hidden, shape.ffn)
     }
 
     /// Adds the difference to the decoded tensor with this name; one that it says nothing of stays as it is.

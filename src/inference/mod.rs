@@ -68,7 +68,38 @@ enum Wanted {
 struct EmbedJob {
     texts: Vec<String>,
     wanted: Wanted,
-    answer: oneshot::Sender<Result<Vec<Vec<f32>>, InferenceError>>,
+    answer: oneshot::Sender<Made>,
+    /// Hears [`Embedder::read`] of the texts, once `answer` has what it wants.
+    then_read: Option<oneshot::Sender<Made>>,
+}
+
+/// A list of numbers per text.
+type Made = Result<Vec<Vec<f32>>, InferenceError>;
+
+/// A request that is embedded and then read for triage.
+pub struct Asked {
+    vector: oneshot::Receiver<Made>,
+    reading: Option<oneshot::Receiver<Made>>,
+}
+
+impl Asked {
+    /// Its vector.
+    ///
+    /// # Errors
+    /// What the model says.
+    pub async fn vector(&mut self) -> Result<Vec<f32>, InferenceError> {
+        let vectors = (&mut self.vector).await.map_err(|_| InferenceError::Stopped)??;
+        vectors.into_iter().next().ok_or(InferenceError::Stopped)
+    }
+
+    /// What the reader says of it, which comes after the vector; None where no reader is at hand.
+    ///
+    /// # Errors
+    /// What the model says.
+    pub async fn reading(self) -> Result<Option<Vec<f32>>, InferenceError> {
+        let Some(reading) = self.reading else { return Ok(None) };
+        Ok(reading.await.map_err(|_| InferenceError::Stopped)??.into_iter().next())
+    }
 }
 
 struct GenerateJob {
@@ -248,6 +279,18 @@ impl Inference {
         vectors.into_iter().next().ok_or(InferenceError::Stopped)
     }
 
+    /// Embeds a customer's request and then reads it for triage ([`Embedder::read`]), ahead of everything else and without waiting in
+    /// between: nobody waits twice behind a token that is being written.
+    ///
+    /// # Errors
+    /// [`InferenceError::Overloaded`] when too many wait.
+    pub fn ask(&self, text: String) -> Result<Asked, InferenceError> {
+        let (answer, vector) = oneshot::channel();
+        let (then_read, reading) = self.reader_name.as_ref().map(|_| oneshot::channel()).unzip();
+        self.push_urgent(EmbedJob { texts: vec![text], wanted: Wanted::Vector(Role::Query), answer, then_read })?;
+        Ok(Asked { vector, reading })
+    }
+
     /// Reads a customer's request for triage ([`Embedder::read`]) ahead of everything else; None where no reader is at hand.
     ///
     /// # Errors
@@ -259,13 +302,14 @@ impl Inference {
         }
     }
 
-    async fn urgently(&self, text: String, wanted: Wanted) -> Result<Vec<Vec<f32>>, InferenceError> {
+    async fn urgently(&self, text: String, wanted: Wanted) -> Made {
         let (answer, receiver) = oneshot::channel();
-        self.push(|queues| {
-            (queues.urgent.len() < URGENT_LIMIT)
-                .then(|| queues.urgent.push_back(EmbedJob { texts: vec![text], wanted, answer }))
-        })?;
+        self.push_urgent(EmbedJob { texts: vec![text], wanted, answer, then_read: None })?;
         receiver.await.map_err(|_| InferenceError::Stopped)?
+    }
+
+    fn push_urgent(&self, job: EmbedJob) -> Result<(), InferenceError> {
+        self.push(|queues| (queues.urgent.len() < URGENT_LIMIT).then(|| queues.urgent.push_back(job)))
     }
 
     /// Embeds many texts when nothing more urgent waits.
@@ -278,7 +322,7 @@ impl Inference {
         }
         let (answer, receiver) = oneshot::channel();
         self.push(|queues| {
-            let job = EmbedJob { texts, wanted: Wanted::Vector(role), answer };
+            let job = EmbedJob { texts, wanted: Wanted::Vector(role), answer, then_read: None };
             (queues.bulk.len() < BULK_LIMIT).then(|| queues.bulk.push_back(job))
         })?;
         receiver.await.map_err(|_| InferenceError::Stopped)?
@@ -418,21 +462,26 @@ fn next_job<T>(shared: &Shared, mut take: impl FnMut(&mut Queues) -> Option<T>) 
 }
 
 fn run_embed(shared: &Shared, embedder: &mut dyn Embedder, job: EmbedJob) {
-    if job.answer.is_closed() {
-        return;
-    }
     let texts: Vec<&str> = job.texts.iter().map(String::as_str).collect();
-    let result = catch_unwind(AssertUnwindSafe(|| match job.wanted {
-        Wanted::Vector(role) => embedder.embed(&texts, role),
-        Wanted::Reading => embedder.read(&texts).map(Option::unwrap_or_default),
-    }));
-    shared.tokens_read.store(embedder.tokens_read(), Ordering::Relaxed);
-    let result = match result {
-        Ok(result) => result.map_err(InferenceError::from),
-        Err(panic) => Err(InferenceError::Panicked(panic_text(panic.as_ref()))),
+    let mut answer = |wanted: Wanted, to: oneshot::Sender<Made>| {
+        // The asker may have run into its deadline meanwhile: then nobody wants the answer.
+        if to.is_closed() {
+            return;
+        }
+        let made = catch_unwind(AssertUnwindSafe(|| match wanted {
+            Wanted::Vector(role) => embedder.embed(&texts, role),
+            Wanted::Reading => embedder.read(&texts).map(Option::unwrap_or_default),
+        }));
+        shared.tokens_read.store(embedder.tokens_read(), Ordering::Relaxed);
+        drop(to.send(match made {
+            Ok(made) => made.map_err(InferenceError::from),
+            Err(panic) => Err(InferenceError::Panicked(panic_text(panic.as_ref()))),
+        }));
     };
-    // The asker may have run into its deadline meanwhile: then nobody wants the answer.
-    drop(job.answer.send(result));
+    answer(job.wanted, job.answer);
+    if let Some(to) = job.then_read {
+        answer(Wanted::Reading, to);
+    }
 }
 
 /// Writes a reply, and those that come while it is written.
