@@ -40,6 +40,9 @@ pub struct TrainTriageArgs {
     /// The reader that wrote them
     #[arg(long, requires = "readings")]
     pub reader: Option<PathBuf>,
+    /// Write the weights even where those that are there judge the development rows surely better
+    #[arg(long)]
+    pub anyway: bool,
     /// Decides the folds and the resamples
     #[arg(long, default_value_t = 20_261_122)]
     pub seed: u64,
@@ -75,7 +78,8 @@ pub fn run(args: TrainTriageArgs) -> anyhow::Result<()> {
         };
         models.reader = Some(TrainingReader { read: &mut read, readings });
     }
-    let report = train(&args.data, models, args.seed, &args.out, &mut |line| eprintln!("{line}"))?;
+    let mut progress = |line: &str| eprintln!("{line}");
+    let report = train(&args.data, models, args.seed, &args.out, args.anyway, &mut progress)?;
     let with_reader = if args.reader.is_some() { " --reader models/reader.bin --readings readings.jsonl" } else { "" };
     let markdown = report.markdown(&format!("respondo train triage{with_reader}"));
     if let Some(folder) = args.report.parent() {

@@ -6,14 +6,14 @@ use std::io::{BufRead, BufReader};
 use std::path::Path;
 
 use flate2::read::GzDecoder;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::heads::TriageError;
 use super::text::tokens;
 use crate::ticket::{Class, Language, NextStep, Request};
 
 /// One labelled request, as in `train.jsonl.gz`.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Labelled {
     pub id: String,
     pub lang: String,

@@ -30,6 +30,11 @@ pub enum TriageError {
     Read { path: String, source: std::io::Error },
     #[error("triage weights {path} cannot be written: {source}")]
     Write { path: String, source: std::io::Error },
+    #[error(
+        "the new weights judge {task} worse than those that are there (Brier score {by:+.3} [{low:+.3}, {high:+.3}] on the \
+         development rows): nothing was written; --anyway writes them all the same"
+    )]
+    Worse { task: &'static str, by: f32, low: f32, high: f32 },
     #[error("triage weights: {0}; train them with `respondo train triage`")]
     Damaged(String),
     #[error("training data {path}: {reason}")]

@@ -5,11 +5,10 @@ use std::path::{Path, PathBuf};
 
 use super::TriageModel;
 use super::heads::{Heads, TriageError};
-use super::train::write;
+use super::train::{previous, replace};
 
-/// The team's own heads, and those that were there before them.
+/// The team's own heads.
 const FILE: &str = "triage.bin";
-const PREVIOUS: &str = "triage.previous.bin";
 
 /// Where the team's own heads are, when there are some.
 pub fn path(data: &Path) -> PathBuf {
@@ -55,11 +54,7 @@ pub fn model(data: &Path) -> Result<TriageModel, TriageError> {
 /// When the folder cannot be written to.
 pub fn save(data: &Path, heads: &Heads) -> Result<PathBuf, TriageError> {
     let path = path(data);
-    let bytes = heads.to_bytes()?;
-    if path.exists() {
-        fs::copy(&path, data.join(PREVIOUS)).map_err(|source| failed(&path, source))?;
-    }
-    write(&path, &bytes)?;
+    replace(&path, &heads.to_bytes()?)?;
     Ok(path)
 }
 
@@ -79,8 +74,9 @@ pub enum Undone {
 /// # Errors
 /// When the folder cannot be written to.
 pub fn undo(data: &Path) -> Result<Undone, TriageError> {
-    let (path, previous) = (path(data), data.join(PREVIOUS));
-    let failed = |source| failed(&path, source);
+    let path = path(data);
+    let previous = previous(&path);
+    let failed = |source| TriageError::Write { path: path.display().to_string(), source };
     if previous.exists() {
         fs::rename(&previous, &path).map_err(failed)?;
         return Ok(Undone::Previous);
@@ -90,10 +86,6 @@ pub fn undo(data: &Path) -> Result<Undone, TriageError> {
         return Ok(Undone::BuiltIn);
     }
     Ok(Undone::Nothing)
-}
-
-fn failed(path: &Path, source: std::io::Error) -> TriageError {
-    TriageError::Write { path: path.display().to_string(), source }
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::baseline;
 use super::data::{Labelled, Task, folds, read};
@@ -12,7 +12,7 @@ use super::features::Features;
 use super::fit::Known;
 use super::folded::{Folded, READ};
 use super::heads::{Head, Header, Heads, Scores, TriageError};
-use super::measure::{Judged, MEASURES, figures};
+use super::measure::{BRIER, Judged, MEASURES, changes, figures};
 use super::prepare::{Prepared, Views, prepare, rows};
 use super::report::{Report, TaskReport, WordsReport};
 use super::words;
@@ -49,13 +49,18 @@ pub struct Readings {
     pub of: HashMap<String, [Scores; 3]>,
 }
 
-/// Trains on `train.jsonl.gz` of `data_dir`, measures on `dev.jsonl.gz`, writes the weights to `out`.
+/// Trains on `train.jsonl.gz` of `data_dir`, measures on `dev.jsonl.gz`, writes the weights to `out`. What is there already is kept
+/// beside, and stays where it is where it judges the development rows surely better (unless `anyway`).
 /// `progress` gets a line per stage.
+///
+/// # Errors
+/// [`TriageError::Worse`] in that case; otherwise when data or models are missing or damaged.
 pub fn train(
     data_dir: &Path,
     mut models: TrainingModels<'_>,
     seed: u64,
     out: &Path,
+    anyway: bool,
     progress: &mut dyn FnMut(&str),
 ) -> Result<Report, TriageError> {
     let mut training = prepare(read(&data_dir.join("train.jsonl.gz"))?, "train", models.embed, progress)?;
@@ -86,14 +91,50 @@ pub fn train(
     }
     heads.header.rows = BTreeMap::from([("train".into(), training.len()), ("dev".into(), dev.len())]);
     heads.header.figures = tasks.iter().map(|task| (task.task.name().to_owned(), named_figures(task))).collect();
+    if !anyway && out.exists() {
+        refuse_worse(&Heads::load(out)?, &heads, &dev, seed, progress)?;
+    }
     let bytes = heads.to_bytes()?;
-    write(out, &bytes)?;
+    replace(out, &bytes)?;
     let words = measure_words(&heads, &dev);
     Ok(Report { header: heads.header.clone(), file_bytes: bytes.len(), tasks, words })
 }
 
-pub(super) fn write(out: &Path, bytes: &[u8]) -> Result<(), TriageError> {
+/// Fails where the heads that are there judge `dev` surely better, in pairs by the Brier score.
+fn refuse_worse(
+    present: &Heads,
+    heads: &Heads,
+    dev: &[Prepared],
+    seed: u64,
+    progress: &mut dyn FnMut(&str),
+) -> Result<(), TriageError> {
+    let made_for = |heads: &Heads| (heads.header.embedder.clone(), heads.header.reader.clone());
+    if made_for(present) != made_for(heads) {
+        progress("the weights that are there were made for other models: not compared");
+        return Ok(());
+    }
+    for task in Task::ALL {
+        let known = if heads.of(task).settings.with_reading.is_some() { Known::Reading } else { Known::Meaning };
+        let [before, after] = [present, heads].map(|heads| judge_all(heads, dev, task, known));
+        let brier = changes(&before, &after, task.ordered(), seed)[BRIER];
+        if brier.low > 0.0 {
+            return Err(TriageError::Worse { task: task.name(), by: brier.by, low: brier.low, high: brier.high });
+        }
+    }
+    Ok(())
+}
+
+/// Where what was at `path` is kept by [`replace`].
+pub(super) fn previous(path: &Path) -> PathBuf {
+    path.with_extension("previous.bin")
+}
+
+/// Writes beside and renames; what was there is kept at [`previous`].
+pub(super) fn replace(out: &Path, bytes: &[u8]) -> Result<(), TriageError> {
     let failed = |source: std::io::Error| TriageError::Write { path: out.display().to_string(), source };
+    if out.exists() {
+        std::fs::copy(out, previous(out)).map_err(failed)?;
+    }
     let partial = out.with_extension("partial");
     std::fs::write(&partial, bytes).map_err(failed)?;
     std::fs::rename(&partial, out).map_err(failed)
@@ -209,6 +250,8 @@ fn measure_words(heads: &Heads, dev: &[Prepared]) -> WordsReport {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write as _;
+
     use super::super::data::tests::sample;
     use super::*;
 
@@ -246,5 +289,41 @@ mod tests {
     fn an_embedder_that_drops_texts_is_an_error() {
         let mut embed = |_: &[&str]| Ok(Vec::new());
         assert!(prepare(sample(1), "train", &mut embed, &mut |_| {}).is_err());
+    }
+
+    #[test]
+    fn better_weights_are_not_replaced_by_worse_ones() {
+        let mut embed = |texts: &[&str]| -> Result<Vec<Vec<f32>>, TriageError> {
+            Ok(texts.iter().map(|text| vec![text.len() as f32 / 100.0, 1.0]).collect())
+        };
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let out = folder.path().join("triage.bin");
+        let write = |name: &str, rows: &[Labelled]| {
+            let file = std::fs::File::create(folder.path().join(name)).expect("writable");
+            let mut packed = flate2::write::GzEncoder::new(file, flate2::Compression::fast());
+            for row in rows {
+                serde_json::to_writer(&mut packed, row).expect("a row");
+                packed.write_all(b"\n").expect("writable");
+            }
+            packed.finish().expect("writable");
+        };
+        let mut run = |anyway: bool| {
+            let models = TrainingModels { name: "test", embed: &mut embed, reader: None };
+            train(folder.path(), models, 5, &out, anyway, &mut |_| {})
+        };
+        write("dev.jsonl.gz", &sample(8));
+        write("train.jsonl.gz", &sample(12));
+        run(false).expect("nothing is there yet");
+        let good = std::fs::read(&out).expect("weights");
+        // Labels that have nothing to do with the texts.
+        let mut wrong = sample(12);
+        wrong.iter_mut().enumerate().for_each(|(at, row)| row.urgency = u8::try_from(at / 9 % 4 + 1).expect("small"));
+        write("train.jsonl.gz", &wrong);
+        let refused = run(false).expect_err("worse").to_string();
+        assert!(refused.contains("urgency") && refused.contains("--anyway"), "{refused}");
+        assert_eq!(std::fs::read(&out).expect("weights"), good);
+        run(true).expect("asked for");
+        assert_ne!(std::fs::read(&out).expect("weights"), good);
+        assert_eq!(std::fs::read(previous(&out)).expect("kept"), good);
     }
 }
