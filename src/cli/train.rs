@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use clap::{Args, Subcommand};
 
 use crate::app::{load_embedder, open_store_shared};
@@ -81,7 +81,10 @@ fn learn(settings: &Settings, rows: &[JudgedRequest], args: &DeskArgs) -> Result
          there, and cannot be moved"
     );
     let prepared = read(embedder.as_mut(), base.reader(), rows)?;
-    let there = own::present(&settings.data.folder).context("the desk's own heads")?;
+    let there = own::present(&settings.data.folder).unwrap_or_else(|error| {
+        eprintln!("note: the desk's own heads cannot be read and take no part: {error}");
+        None
+    });
     let is_new: Vec<bool> = match there.as_ref().and_then(|heads| heads.header.own.as_ref()) {
         Some(own) => rows.iter().map(|one| one.at > own.until).collect(),
         None => vec![true; rows.len()],

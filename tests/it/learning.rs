@@ -70,6 +70,15 @@ fn a_desk_learns_what_its_people_set_right() {
     assert!(learnt.contains("| learnt |") && learnt.contains("triage.bin"), "{learnt}");
     assert_eq!(urgency(data, request), "critical");
 
+    // A damaged file is named, does not count, and is replaced.
+    std::fs::write(data.join("triage.bin"), b"cut").expect("writable");
+    assert_eq!(urgency(data, request), before);
+    let again = run(data, &[], &["train", "desk"]);
+    assert!(again.stderr.contains("cannot be read"), "{}", again.stderr);
+    assert_eq!(urgency(data, request), "critical");
+    assert!(learn(&["--undo"]).contains("before the last"));
+    assert!(learn(&[]).contains("| learnt |"));
+
     // Nothing newer speaks against learning the same again; both steps can be taken back.
     assert!(learn(&[]).contains("| learnt |"));
     assert!(learn(&["--undo"]).contains("before the last"));
