@@ -66,6 +66,8 @@ struct Topic {
     log: Vec<Event>,
     sender: broadcast::Sender<Event>,
     born: u64,
+    /// The last kept event that every follower was told of or has read itself; None while nobody has.
+    told: Option<i64>,
 }
 
 #[derive(Default)]
@@ -159,9 +161,15 @@ impl Events {
         let (live, receiver) = {
             let mut topics = self.lock();
             let topic = topics.topic(ticket);
+            if topic.sender.receiver_count() == 0 {
+                topic.told = None;
+            }
             (topic.log.clone(), topic.sender.subscribe())
         };
         let kept = self.store.events_after(ticket, after.kept.saturating_sub(1)).await?;
+        let read = kept.last().map_or(after.kept, |row| row.seq);
+        // Not raised for those who came before: they have not read it.
+        self.lock().topic(ticket).told.get_or_insert(read);
         let mut events: Vec<Event> = kept
             .into_iter()
             .map(|row| Event { id: EventId { kept: row.seq, token: 0 }, kind: known_kind(&row.kind), data: row.data })
@@ -196,11 +204,25 @@ impl Events {
 }
 
 impl Topics {
-    fn publish(&mut self, ticket: Uuid, event: Event) {
+    /// Tells those who follow the ticket; false for a kept event that they were told of before.
+    fn publish(&mut self, ticket: Uuid, event: Event) -> bool {
         let topic = self.topic(ticket);
+        if event.id.token == 0 {
+            if topic.log.iter().any(|known| known.id == event.id) {
+                return false;
+            }
+            topic.told = topic.told.map(|told| told.max(event.id.kept));
+        }
         topic.log.push(event.clone());
         // No receiver is not a failure: nobody follows this ticket at the moment.
         drop(topic.sender.send(event));
+        true
+    }
+
+    /// Tickets that somebody follows, with the last kept event that every follower knows.
+    fn followed(&self) -> Vec<(Uuid, i64)> {
+        let followed = self.by_ticket.iter().filter(|(_, topic)| topic.sender.receiver_count() > 0);
+        followed.filter_map(|(ticket, topic)| Some((*ticket, topic.told?))).collect()
     }
 
     fn topic(&mut self, ticket: Uuid) -> &mut Topic {
@@ -216,6 +238,7 @@ impl Topics {
             log: Vec::new(),
             sender: broadcast::channel(LAG_LIMIT).0,
             born,
+            told: None,
         })
     }
 }

@@ -2,7 +2,9 @@
 //!
 //! Every event goes out as a notice in the order in which it happened. Kept events are in the store, so a notice about one
 //! may be short; tokens are not, so theirs is the event itself. Who loses the connection has missed tokens: its streams end,
-//! and their clients come back and are told what is kept.
+//! and their clients come back and are told what is kept. A notice is no part of the transaction that keeps its event (in
+//! PostgreSQL those with notices wait for each other), so a process can die between the two: events of tickets that somebody
+//! follows are looked for in the store too.
 
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
@@ -21,6 +23,8 @@ const WAITING: usize = 4_096;
 const BATCH: usize = 128;
 /// Pause before a lost connection is tried again.
 const PAUSE: Duration = Duration::from_secs(1);
+/// Between two looks for kept events of which no notice came.
+const LOOK: Duration = Duration::from_secs(5);
 
 /// An event on its way to other processes.
 #[derive(Serialize, Deserialize)]
@@ -87,8 +91,36 @@ struct Inlet {
 }
 
 impl Inlet {
-    /// Listens for as long as somebody could hear it.
+    /// Listens, and looks, for as long as somebody could hear it.
     async fn run(self) {
+        tokio::join!(self.listen_on(), self.look_on());
+    }
+
+    async fn look_on(&self) {
+        while self.topics.strong_count() > 0 {
+            tokio::time::sleep(LOOK).await;
+            if let Err(error) = self.look().await {
+                tracing::warn!(%error, "events without a notice are looked for again");
+            }
+        }
+    }
+
+    /// Tells of events that the store has and nobody was told of.
+    async fn look(&self) -> Result<(), StoreError> {
+        let followed = match self.topics.upgrade() {
+            Some(topics) => topics.lock().unwrap_or_else(PoisonError::into_inner).followed(),
+            None => return Ok(()),
+        };
+        for (ticket, told) in followed {
+            for row in self.store.events_after(ticket, told).await? {
+                let id = EventId { kept: row.seq, token: 0 };
+                self.publish(ticket, Event { id, kind: known_kind(&row.kind), data: row.data });
+            }
+        }
+        Ok(())
+    }
+
+    async fn listen_on(&self) {
         while self.topics.strong_count() > 0 {
             if let Err(error) = self.listen().await {
                 tracing::warn!(%error, "events of other processes are missed until the database answers");
@@ -125,13 +157,18 @@ impl Inlet {
             }
         };
         let kind = if notice.kind == "token" { "token" } else { known_kind(&notice.kind) };
-        let Some(topics) = self.topics.upgrade() else { return Ok(()) };
-        topics.lock().unwrap_or_else(PoisonError::into_inner).publish(notice.ticket, Event { id, kind, data });
-        if id.token == 0 {
-            // No receiver is not a failure: no list is open.
-            drop(self.changes.send(Change { ticket: notice.ticket, kind, elsewhere: true }));
-        }
+        self.publish(notice.ticket, Event { id, kind, data });
         Ok(())
+    }
+
+    fn publish(&self, ticket: Uuid, event: Event) {
+        let Some(topics) = self.topics.upgrade() else { return };
+        let (id, kind) = (event.id, event.kind);
+        let is_news = topics.lock().unwrap_or_else(PoisonError::into_inner).publish(ticket, event);
+        if is_news && id.token == 0 {
+            // No receiver is not a failure: no list is open.
+            drop(self.changes.send(Change { ticket, kind, elsewhere: true }));
+        }
     }
 
     /// Ends every stream that is being followed; its client comes back with the last event that it has seen.

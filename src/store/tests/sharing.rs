@@ -3,7 +3,11 @@
 
 use std::time::Duration;
 
+use serde_json::json;
+use tokio::time::timeout;
+
 use super::*;
+use crate::events::{EventId, Events};
 use crate::store::{KeyScope, NewKey, content_hash, sha256_hex};
 use crate::ticket::Author;
 
@@ -100,6 +104,35 @@ async fn what_one_process_tells_the_others_hear_in_order() {
     for expected in &told {
         assert_eq!(notices.next().await.unwrap().as_ref(), Some(expected));
     }
+}
+
+#[tokio::test]
+async fn an_event_whose_notice_died_with_its_process_is_told_to_everybody_once() {
+    let test = TestStore::new().await;
+    if !test.store.is_shared() {
+        return;
+    }
+    let ticket = test.accept("hola").await.ticket.id;
+    let events = Events::new(test.store.clone());
+    // Streams end when the listening begins; who follows comes back.
+    let (mut live, quiet) = loop {
+        let (past, mut live) = events.follow(ticket, EventId::default()).await.unwrap();
+        if timeout(Duration::from_secs(2), live.recv()).await.is_err() {
+            break (live, past);
+        }
+    };
+    let mut changes = events.changes();
+    let lost = test.store.append_events(ticket, vec![("message", json!({ "body": "hola" }))]).await.unwrap();
+    // Who comes now reads it; that hides it from nobody.
+    let (past, _second) = events.follow(ticket, EventId::default()).await.unwrap();
+    assert_eq!(past.len(), quiet.len() + 1);
+    let told = timeout(Duration::from_secs(60), live.recv()).await.expect("told in time").unwrap();
+    assert_eq!((told.id, told.kind), (EventId { kept: lost[0].seq, token: 0 }, "message"));
+    let change = changes.recv().await.unwrap();
+    assert_eq!((change.ticket, change.kind, change.elsewhere), (ticket, "message", true));
+    // Two looks later nothing was told again.
+    assert!(timeout(Duration::from_secs(11), live.recv()).await.is_err());
+    assert!(changes.try_recv().is_err());
 }
 
 #[tokio::test]
