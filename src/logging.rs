@@ -33,6 +33,9 @@ pub fn start(filter: EnvFilter) {
     let colour = std::io::IsTerminal::is_terminal(&std::io::stderr()) && std::env::var_os("NO_COLOR").is_none();
     tracing::subscriber::set_global_default(subscriber(filter, std::io::stderr, colour)).ok();
     std::panic::set_hook(Box::new(|panic| {
+        if is_unread(panic.payload()) {
+            std::process::exit(0);
+        }
         // The text of a panic may quote what was being read.
         eprintln!("{}", without_secrets(&panic.to_string()));
         let trace = std::backtrace::Backtrace::capture();
@@ -40,6 +43,12 @@ pub fn start(filter: EnvFilter) {
             eprintln!("{trace}");
         }
     }));
+}
+
+/// `respondo train triage | head`: who has read enough closes the pipe, and `println!` panics. That is no failure.
+fn is_unread(payload: &dyn std::any::Any) -> bool {
+    let text = payload.downcast_ref::<String>();
+    text.is_some_and(|text| text.starts_with("failed printing to stdout") && text.contains("Broken pipe"))
 }
 
 fn subscriber<W>(filter: EnvFilter, writer: W, colour: bool) -> impl tracing::Subscriber + Send + Sync

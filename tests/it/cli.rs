@@ -37,6 +37,18 @@ fn ask_answers_in_readable_text() {
 }
 
 #[test]
+fn who_reads_no_further_ends_a_command_without_a_word() {
+    let data = tempfile::tempdir().expect("temporary folder");
+    let mut command = command(data.path(), &[]);
+    command.args(["train", "desk", "--undo"]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("the binary runs");
+    drop(child.stdout.take());
+    let ended = child.wait_with_output().expect("the command ends");
+    assert!(ended.status.success(), "{}", ended.status);
+    assert_eq!(String::from_utf8_lossy(&ended.stderr), "");
+}
+
+#[test]
 fn ask_gives_json_and_reads_standard_input() {
     let Some(data) = memory() else { return };
     for arguments in [&["ask", "--fast", "--json"][..], &["ask", "--fast", "--json", "-"]] {
