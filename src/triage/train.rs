@@ -126,11 +126,12 @@ fn refuse_worse(
 
 /// Where what was at `path` is kept by [`replace`].
 pub(super) fn previous(path: &Path) -> PathBuf {
-    path.with_extension("previous.bin")
+    let kind = path.extension().and_then(|kind| kind.to_str()).unwrap_or("bin");
+    path.with_extension(format!("previous.{kind}"))
 }
 
 /// Writes beside and renames; what was there is kept at [`previous`].
-pub(super) fn replace(out: &Path, bytes: &[u8]) -> Result<(), TriageError> {
+pub(crate) fn replace(out: &Path, bytes: &[u8]) -> Result<(), TriageError> {
     let failed = |source: std::io::Error| TriageError::Write { path: out.display().to_string(), source };
     if out.exists() {
         std::fs::copy(out, previous(out)).map_err(failed)?;
@@ -195,7 +196,7 @@ pub(super) fn judge_all(heads: &Heads, prepared: &[Prepared], task: Task, known:
         let meaning = (known >= Known::Meaning).then(|| one.features.meaning_row(&one.embedding, &heads.header.centre));
         let reading = one.reading.filter(|_| known == Known::Reading).map(|reading| reading[task as usize]);
         let (probabilities, _) = head.judge(&text, meaning.as_ref(), reading.as_ref());
-        Some(Judged { truth, probabilities })
+        Some(Judged::new(task, truth, probabilities))
     };
     prepared.iter().filter_map(judge).collect()
 }

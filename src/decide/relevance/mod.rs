@@ -5,6 +5,7 @@
 //! word of any product, so the weights carry over to a memory that they were not trained on; `docs/EVALUATION.md` says how far.
 
 pub mod command;
+pub mod compare;
 pub mod train;
 
 use std::collections::BTreeSet;
@@ -126,6 +127,9 @@ pub struct RelevanceModel {
     /// Name of the embedder whose cosines were seen in training.
     embedder: String,
     bias: f64,
+    /// Names of the memories that they were learnt from.
+    #[serde(default)]
+    memories: Vec<String>,
     weights: Facts,
 }
 
@@ -133,7 +137,7 @@ impl RelevanceModel {
     /// # Errors
     /// When a weight is no number.
     pub fn new(embedder: &str, bias: f64, weights: Facts) -> Result<Self, RelevanceError> {
-        Self { version: VERSION, embedder: embedder.to_owned(), bias, weights }.checked()
+        Self { version: VERSION, embedder: embedder.to_owned(), bias, memories: Vec::new(), weights }.checked()
     }
 
     /// The weights that come with the program.

@@ -109,7 +109,9 @@ pub fn fit(examples: &[&Example], embedder: &str) -> Result<RelevanceModel, Rele
     let point = minimise(vec![0.0; FACTS + 1], MAX_STEPS, loss);
     let slopes: [f64; FACTS] = std::array::from_fn(|at| point[at] / scale[at]);
     let bias = point[FACTS] - slopes.iter().zip(&centre).map(|(slope, mean)| slope * mean).sum::<f64>();
-    RelevanceModel::new(embedder, bias, Facts::from_values(slopes))
+    let memories: BTreeSet<&str> = examples.iter().map(|example| example.memory.as_str()).collect();
+    let model = RelevanceModel::new(embedder, bias, Facts::from_values(slopes))?;
+    Ok(RelevanceModel { memories: memories.into_iter().map(str::to_owned).collect(), ..model })
 }
 
 /// Judges every memory by weights from the others, without the requests that it has itself.
@@ -135,7 +137,7 @@ pub fn judge_each(examples: &[Example], embedder: &str) -> Result<Vec<Judged>, R
 }
 
 /// Weights that sum to 1.
-fn balanced(examples: &[&Example]) -> Result<Vec<f64>, RelevanceError> {
+pub(super) fn balanced(examples: &[&Example]) -> Result<Vec<f64>, RelevanceError> {
     let mut counts: BTreeMap<&str, [f64; 2]> = BTreeMap::new();
     for example in examples {
         counts.entry(&example.memory).or_default()[usize::from(example.fits)] += 1.0;
@@ -209,11 +211,11 @@ fn auc(said: &[(f64, bool)]) -> f64 {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
     /// Closeness decides, shifted by `level` in each memory; the other facts are noise or constant.
-    fn examples(memory: &str, level: f64) -> Vec<Example> {
+    pub fn examples(memory: &str, level: f64) -> Vec<Example> {
         let example = |at: usize| {
             let fits = at.is_multiple_of(3);
             let mut values = [0.5; FACTS];
