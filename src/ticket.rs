@@ -124,7 +124,8 @@ impl Class for NextStep {
 /// One judgement with what it rests on.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Judgement<T> {
-    /// The most probable class.
+    /// The class to act on: on a scale the median of `distribution`, and critical already from a third on, as missing one costs
+    /// most; else the most probable.
     pub label: T,
     /// Calibrated probability of `label`, 0 to 1.
     pub probability: f32,
@@ -305,6 +306,8 @@ pub enum Rule {
     FollowedInstruction,
     Promise,
     FirstPersonAnecdote,
+    /// Says that the desk has done something: true where it was written, untrue where it is copied.
+    ClaimedDeed,
     /// Puts the fault on the customer.
     Blame,
     SecondQuestion,

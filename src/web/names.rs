@@ -99,6 +99,7 @@ impl Texts {
             Rule::FollowedInstruction => self.rule_instruction,
             Rule::Promise => self.rule_promise,
             Rule::FirstPersonAnecdote => self.rule_anecdote,
+            Rule::ClaimedDeed => self.rule_deed,
             Rule::Blame => self.rule_blame,
             Rule::SecondQuestion => self.rule_question,
             Rule::Incomplete => self.rule_incomplete,

@@ -282,6 +282,7 @@ texts! {
     rule_instruction: "followed the customer's orders", "obedeció al texto del cliente";
     rule_promise: "promise", "promesa";
     rule_anecdote: "somebody else's story", "anécdota ajena";
+    rule_deed: "claims what was not done", "da por hecho lo que no se hizo";
     rule_blame: "blames the customer", "culpa al cliente";
     rule_question: "second question", "segunda pregunta";
     rule_incomplete: "breaks off", "incompleto";

@@ -21,6 +21,11 @@ pub const LONGEST_REPLY_WORDS: usize = 190;
 /// Chosen low: on 1,200 sentences of good bilingual replies this rule alone cuts 9; the hard tokens carry the strictness.
 const LEAST_SUPPORT: f32 = 0.34;
 const LEAST_SUPPORT_ACROSS: f32 = 0.2;
+/// A sentence that adds so many content words to the customer's own must find more than this share of them in the evidence: words
+/// of the message make no answer, however many of them it repeats. Of 670 sentences of good replies 25 do not, of 358 that the
+/// language model wrote 27, nearly all of them made up.
+const ADDED_WORDS: usize = 2;
+const TOO_FEW_ADDED: f32 = 0.25;
 /// Share of a reply's words that may come from the customer's message before it counts as an echo of it.
 const ECHO: f32 = 0.8;
 /// Sentences shorter than this, in words, are too short to call an echo.
@@ -140,12 +145,19 @@ impl<'a> Guard<'a> {
             if let Some(found) = phrases::anecdote(&without_quotes(&folded)) {
                 object(Rule::FirstPersonAnecdote, found);
             }
+            if let Some(found) = phrases::deed(&without_quotes(&folded)) {
+                object(Rule::ClaimedDeed, found);
+            }
             if let Some(found) = phrases::blame(&folded) {
                 object(Rule::Blame, found);
             }
             let least = if self.same_language { LEAST_SUPPORT } else { LEAST_SUPPORT_ACROSS };
             if role == Role::Claim && stems.len() > 2 && share < least {
                 object(Rule::UnsupportedClaim, &format!("{:.0} % of its words are found", share * 100.0));
+            }
+            let (added, found) = self.support.added(&stems);
+            if role == Role::Claim && self.same_language && added >= ADDED_WORDS && found <= TOO_FEW_ADDED {
+                object(Rule::UnsupportedClaim, &format!("{:.0} % of the words that it adds are found", found * 100.0));
             }
             if self.is_echo(&sentence) {
                 object(Rule::Echo, "repeats the customer's message");

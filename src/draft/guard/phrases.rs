@@ -24,6 +24,17 @@ static ANECDOTE: LazyLock<Regex> = LazyLock::new(|| {
     )
 });
 
+/// What somebody at the desk did: by perfect tense with any verb, by past tense with the verbs of a desk. Of the message that was
+/// read and passed on, and of what is known, a reply may say so.
+static DEED: LazyLock<Regex> = LazyLock::new(|| {
+    text::folded_pattern(
+        r"\b(?:we|i)(?:'ve| have)(?: (?:just|already|now|also|since|both))* (?:[a-z]+ed|sent|put|set|reset|made|given|done|taken|cut|begun|rebuilt|undone|written)\b|\b(?:we|i)(?: (?:just|already|now|also))* (?:closed|blocked|unblocked|reset|refunded|restored|removed|deleted|added|enabled|disabled|activated|deactivated|changed|updated|sent|moved|repaired|raised|extended|credited|cancell?ed|released|lifted|merged|created|renewed|opened|reported|granted|applied|corrected|issued)\b|\b(?:hemos|he)(?: (?:ya|tambien|ahora|vuelto a))* (?:\w+(?:ado|ido)|puesto|hecho|abierto|vuelto|repuesto|devuelto|resuelto|deshecho|escrito)\b",
+    )
+});
+/// Verbs of these sentences that copy nobody's deed.
+const TRUE_DEEDS: [&str; 9] =
+    ["received", "noted", "passed", "understood", "recibido", "pasado", "entendido", "anotado", "comprendido"];
+
 static BLAME: LazyLock<Regex> = LazyLock::new(|| {
     text::folded_pattern(
         r"\byou should (have|not have|'ve)\b|\byour (own )?(fault|mistake)\b|\byou (failed|forgot|neglected|broke|messed|obviously|clearly|ignored|did not bother|didn't bother|caused)\b|\b(obviously|common sense|read the manual|user error|rtfm|as i (already )?said|stop (whining|complaining))\b|\b(deberia|debiste|tendrias que|deberias|tendria que) haber\b|\b(su|tu) (propia )?(culpa|error|descuido)\b|\b(obviamente|sentido comun|lea el manual|como ya (le |te )?dij\w+|error del usuario)\b|\b(usted|tu) (no (hizo|hiciste|leyo|leiste)|olvido|olvidaste|provoco|provocaste)\b",
@@ -70,6 +81,12 @@ pub fn promise(folded: &str) -> Option<&str> {
 /// A helper's own experience or opinion in the first person.
 pub fn anecdote(folded: &str) -> Option<&str> {
     ANECDOTE.find(folded).map(|found| found.as_str())
+}
+
+/// Words that say what the desk has done.
+pub fn deed(folded: &str) -> Option<&str> {
+    let is_true = |found: &str| found.split(' ').next_back().is_some_and(|verb| TRUE_DEEDS.contains(&verb));
+    DEED.find_iter(folded).map(|found| found.as_str()).find(|found| !is_true(found))
 }
 
 /// Words that put the fault on the customer.
@@ -168,6 +185,29 @@ mod tests {
             "I am passing this to a colleague.",
         ] {
             assert_eq!(anecdote(&text::fold(fine)), None, "{fine}");
+        }
+    }
+
+    #[test]
+    fn deeds_are_told_from_facts_and_from_what_every_reply_may_say() {
+        for claimed in [
+            "We have closed all sessions and blocked all changes.",
+            "I've just reset your password.",
+            "We already refunded the second payment.",
+            "Hemos cerrado todas las sesiones.",
+            "Ya te lo he devuelto.",
+        ] {
+            assert!(deed(&text::fold(claimed)).is_some(), "{claimed}");
+        }
+        for fine in [
+            "We have received your request.",
+            "Hemos recibido tu mensaje.",
+            "If you have closed the panel, open it again.",
+            "We need the domain.",
+            "Se ha cerrado la sesión.",
+            "He aquí los pasos.",
+        ] {
+            assert_eq!(deed(&text::fold(fine)), None, "{fine}");
         }
     }
 

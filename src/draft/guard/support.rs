@@ -189,6 +189,16 @@ impl Support {
         found.count() as f32 / stems.len() as f32
     }
 
+    /// How many of `stems` the customer has not said, and the share of those that stand in any evidence (1 where there are none).
+    pub fn added(&self, stems: &[String]) -> (usize, f32) {
+        let added: Vec<&String> = stems.iter().filter(|stem| !self.customer.holds_stem(stem)).collect();
+        if added.is_empty() {
+            return (0, 1.0);
+        }
+        let is_found = |stem: &&&String| self.evidence.iter().any(|(_, source)| source.holds_stem(stem));
+        (added.len(), added.iter().filter(is_found).count() as f32 / added.len() as f32)
+    }
+
     /// The evidence a sentence most likely rests on: the best by shared words and hard tokens, and close seconds. Empty when
     /// nothing shares enough, or when the customer's own words explain the sentence as well.
     pub fn assign(&self, stems: &[String], tokens: &[HardToken]) -> Vec<usize> {

@@ -54,6 +54,30 @@ fn a_sentence_is_said_once() {
 }
 
 #[test]
+fn the_customers_words_alone_make_no_answer() {
+    for made_up in [
+        "Your inbox stopped loading because the mailbox database is corrupt.",
+        "The error 500 on version 7.2 is caused by a broken update.",
+    ] {
+        assert_eq!(rules(&judge(made_up)), [Rule::UnsupportedClaim, Rule::Empty], "{made_up}");
+    }
+    for fine in [
+        "If the inbox stopped loading, set the port to 993 and choose SSL/TLS.",
+        "Your inbox stopped loading on version 7.2, so restart the program.",
+    ] {
+        let found = judge(fine).findings;
+        assert!(found.is_empty(), "{fine}: {found:?}");
+    }
+}
+
+#[test]
+fn what_an_agent_once_did_is_not_said_again() {
+    let verdict = judge("We have reset your account settings. Set the port to 993 and choose SSL/TLS.");
+    assert_eq!(rules(&verdict), [Rule::ClaimedDeed]);
+    assert_eq!(verdict.text, "Set the port to 993 and choose SSL/TLS.");
+}
+
+#[test]
 fn a_citation_is_no_noun() {
     let verdict = judge("Set the port to 993 [1]. Follow the steps in [1] to restart the program.");
     assert_eq!(rules(&verdict), [Rule::Incomplete]);
