@@ -49,7 +49,7 @@ pub enum Statistic {
     Ratio(String, String),
     /// Value at a share (0 to 1) of the sorted column.
     Quantile(String, f64),
-    /// Of the judgements `TASK.truth` and `TASK.p0` .. `TASK.p3`: share judged right.
+    /// Of the judgements `TASK.truth`, `TASK.label` and `TASK.p0` .. `TASK.p3`: share judged right.
     Accuracy(String),
     /// The same: mean of the classes' F1.
     MacroF1(String),
@@ -280,7 +280,7 @@ impl Statistic {
     pub fn columns(&self) -> Vec<String> {
         let judgement = |task: &str| {
             let probabilities = (0..crate::triage::heads::CLASSES).map(|class| format!("{task}.p{class}"));
-            std::iter::once(format!("{task}.truth")).chain(probabilities).collect()
+            ["truth", "label"].into_iter().map(|name| format!("{task}.{name}")).chain(probabilities).collect()
         };
         match self {
             Statistic::Mean(column) | Statistic::Quantile(column, _) => vec![column.clone()],

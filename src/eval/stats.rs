@@ -92,7 +92,7 @@ fn columns<'a>(statistic: &Statistic, table: &'a Table) -> Option<Vec<&'a [Optio
     statistic.columns().iter().map(|name| table.column(name)).collect()
 }
 
-/// The values of one case; None where one is missing or the truth is no class.
+/// The values of one case; None where one is missing or the truth or the label is no class.
 fn row(statistic: &Statistic, columns: &[&[Option<f64>]], at: usize) -> Option<Vec<f64>> {
     let values: Vec<f64> = columns.iter().map(|column| column.get(at).copied().flatten()).collect::<Option<_>>()?;
     let is_judgement = match statistic {
@@ -108,8 +108,8 @@ fn row(statistic: &Statistic, columns: &[&[Option<f64>]], at: usize) -> Option<V
         | Statistic::RiskCoverageArea { .. }
         | Statistic::SafeCoverage { .. } => false,
     };
-    let is_class = |truth: f64| (0..CLASSES).any(|class| truth == class as f64);
-    (!is_judgement || values.first().copied().is_some_and(is_class)).then_some(values)
+    let is_class = |value: &f64| (0..CLASSES).any(|class| *value == class as f64);
+    (!is_judgement || values.iter().take(2).all(is_class)).then_some(values)
 }
 
 /// Computes a statistic where case `i` occurs `counts[i]` times. None where it has no value: no case, nothing to divide by.
@@ -141,7 +141,7 @@ fn prepare(statistic: &Statistic, rows: &[Vec<f64>]) -> Value {
         Statistic::Brier(_) => judgements(rows, measure::brier),
         Statistic::RecallAtFalseAlarms { rate, .. } => {
             let is_wanted: Vec<f64> = column(0).iter().map(|truth| f64::from(u8::from(*truth == 0.0))).collect();
-            let (ranked, rate) = (Ranked::new(&column(1), &is_wanted), *rate);
+            let (ranked, rate) = (Ranked::new(&column(2), &is_wanted), *rate);
             Box::new(move |counts| recall_at_false_alarms(&ranked.curve(counts), rate))
         }
         Statistic::RiskCoverageArea { .. } => {
@@ -190,9 +190,9 @@ fn quantile(values: &[f64], share: f64) -> Value {
 /// Rows of truth and probabilities, measured as triage training does.
 fn judgements(rows: &[Vec<f64>], measure: impl Fn(&[Judged]) -> f32 + 'static) -> Value {
     let judged = |row: &Vec<f64>| {
-        let (truth, said) = row.split_first()?;
+        let [truth, label, said @ ..] = row.as_slice() else { return None };
         let probabilities = std::array::from_fn(|class| said.get(class).copied().unwrap_or_default() as f32);
-        Some(Judged { truth: *truth as usize, probabilities })
+        Some(Judged { truth: *truth as usize, label: *label as usize, probabilities })
     };
     let all: Vec<Judged> = rows.iter().filter_map(judged).collect();
     Box::new(move |counts| {
@@ -256,7 +256,8 @@ mod tests {
     /// Judgements of `t` that give `sure` to the labelled class and share the rest.
     fn judged(pairs: &[(f64, usize)], sure: f64) -> Table {
         let names = ["t.p0", "t.p1", "t.p2", "t.p3"];
-        let mut columns = vec![("t.truth", some(pairs.iter().map(|pair| pair.0)))];
+        let labels = some(pairs.iter().map(|pair| pair.1 as f64));
+        let mut columns = vec![("t.truth", some(pairs.iter().map(|pair| pair.0))), ("t.label", labels)];
         columns.extend(names.into_iter().enumerate().map(|(class, name)| {
             (name, some(pairs.iter().map(|pair| if pair.1 == class { sure } else { (1.0 - sure) / 3.0 })))
         }));
@@ -343,6 +344,7 @@ mod tests {
             .iter()
             .map(|(truth, label)| Judged {
                 truth: *truth as usize,
+                label: *label,
                 probabilities: std::array::from_fn(|class| if class == *label { 0.7 } else { 0.1 }),
             })
             .collect();

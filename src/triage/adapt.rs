@@ -157,7 +157,7 @@ impl Gain {
             judged.iter().for_each(|one| shares[class(one)] += 1.0 / count);
             shares
         };
-        let label = |one: &Judged| one.label();
+        let label = |one: &Judged| one.label;
         [shares(&|one| one.truth, &self.before), shares(&label, &self.before), shares(&label, &self.after)]
     }
 }
@@ -201,7 +201,7 @@ mod tests {
     }
 
     fn judged(heads: &Heads, rows: &[Prepared]) -> Vec<usize> {
-        judge_best(heads, rows, Task::Urgency).iter().map(Judged::label).collect()
+        judge_best(heads, rows, Task::Urgency).iter().map(|one| one.label).collect()
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use super::data::{Labelled, Task};
 use super::heads::CLASSES;
 use super::lexicon;
-use super::measure::Judged;
+use super::measure::{Judged, best};
 use super::text::tokens;
 
 /// Added to every count, so that no class has probability 0.
@@ -17,7 +17,8 @@ pub type Baseline = fn(&[&Labelled], &[&Labelled], Task) -> Vec<Judged>;
 /// Says the frequencies of the training rows to everyone.
 pub fn majority(train: &[&Labelled], test: &[&Labelled], task: Task) -> Vec<Judged> {
     let probabilities = frequencies(train.iter().filter_map(|row| task.class(row)));
-    let judge = |row: &&Labelled| task.class(row).map(|truth| Judged { truth, probabilities });
+    let judge =
+        |row: &&Labelled| task.class(row).map(|truth| Judged { truth, label: best(&probabilities), probabilities });
     test.iter().filter_map(judge).collect()
 }
 
@@ -36,8 +37,10 @@ pub fn keyword(train: &[&Labelled], test: &[&Labelled], task: Task) -> Vec<Judge
             shares
         })
         .collect();
-    let judge =
-        |row: &&Labelled| task.class(row).map(|truth| Judged { truth, probabilities: followed[rule(row, task)] });
+    let judge = |row: &&Labelled| {
+        let label = rule(row, task);
+        task.class(row).map(|truth| Judged { truth, label, probabilities: followed[label] })
+    };
     test.iter().filter_map(judge).collect()
 }
 

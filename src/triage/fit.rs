@@ -2,7 +2,7 @@
 
 use super::features::Row;
 use super::heads::{CLASSES, Linear, Mix, Scores};
-use super::measure::{Judged, best};
+use super::measure::Judged;
 use super::optimise::minimise;
 
 const LINEAR_STEPS: usize = 120;
@@ -176,9 +176,8 @@ pub fn abstain_below(judged: &[Judged]) -> f32 {
         let low = step as f32 / 100.0;
         let band: Vec<bool> = judged
             .iter()
-            .map(|one| (best(&one.probabilities), one.truth))
-            .filter(|((_, probability), _)| (low..low + BAND).contains(probability))
-            .map(|((label, _), truth)| label == truth)
+            .filter(|one| (low..low + BAND).contains(&one.probability()))
+            .map(|one| one.label == one.truth)
             .collect();
         let right = band.iter().filter(|right| **right).count();
         if band.len() >= BAND_ROWS && right * 2 < band.len() {
@@ -192,6 +191,7 @@ pub fn abstain_below(judged: &[Judged]) -> f32 {
 mod tests {
     use super::*;
     use crate::triage::heads::softmax;
+    use crate::triage::measure::best;
 
     #[test]
     fn learns_what_can_be_separated() {
@@ -201,12 +201,12 @@ mod tests {
         let learnt = linear(&examples, 10, 1e-3, None);
         for example in &examples {
             let scores = learnt.scores(example.row);
-            assert_eq!(best(&softmax(scores)).0, example.class);
+            assert_eq!(best(&softmax(scores)), example.class);
         }
         // Nothing new is learnt from what is known; what is new moves a start as far as the strength lets it.
         let swapped: Vec<Example> = examples.iter().map(|one| Example { class: 3 - one.class, ..*one }).collect();
         let moved = |l2| linear(&swapped, 10, l2, Some(&learnt));
-        let label = |linear: &Linear, example: &Example| best(&softmax(linear.scores(example.row))).0;
+        let label = |linear: &Linear, example: &Example| best(&softmax(linear.scores(example.row)));
         for example in &swapped {
             assert_eq!(label(&moved(1e-3), example), example.class);
         }
@@ -249,7 +249,7 @@ mod tests {
                 let probability = if high { 0.9 } else { 0.42 };
                 let rest = (1.0 - probability) / 3.0;
                 let right = high || at % 5 == 1;
-                Judged { truth: usize::from(!right), probabilities: [probability, rest, rest, rest] }
+                Judged { truth: usize::from(!right), label: 0, probabilities: [probability, rest, rest, rest] }
             })
             .collect();
         let threshold = abstain_below(&judged);

@@ -162,7 +162,7 @@ impl<'a> Folded<'a> {
             let none = Scores::default();
             let reading = one.reading.or((known < Known::Reading).then_some(none))?;
             let probabilities = mixes[*fold].probabilities(&one.text, &one.meaning, &reading);
-            Some(Judged { truth: one.truth, probabilities })
+            Some(Judged::new(self.task, one.truth, probabilities))
         };
         unseen.iter().filter_map(judge).collect()
     }

@@ -1,28 +1,57 @@
 //! How good judgements are: accuracy, macro-F1, kappa, calibration, with bootstrap intervals.
 
+use super::data::Task;
 use super::heads::CLASSES;
+use crate::ticket::{Class, Urgency};
 
 /// Bins for the calibration error, of equal width.
 const BINS: usize = 10;
 const RESAMPLES: usize = 1_000;
+/// From which probability on a request is critical: one that is missed is held twice as bad as one raised for nothing.
+pub const CRITICAL_FROM: f32 = 1.0 / 3.0;
 
 /// A judgement beside the truth.
 #[derive(Clone, Copy, Debug)]
 pub struct Judged {
     pub truth: usize,
+    /// The class that was named.
+    pub label: usize,
     pub probabilities: [f32; CLASSES],
 }
 
 impl Judged {
-    pub fn label(&self) -> usize {
-        best(&self.probabilities).0
+    pub fn new(task: Task, truth: usize, probabilities: [f32; CLASSES]) -> Self {
+        Self { truth, label: label(task, &probabilities), probabilities }
+    }
+
+    /// How probable the class that was named was said to be.
+    pub fn probability(&self) -> f32 {
+        self.probabilities.get(self.label).copied().unwrap_or_default()
     }
 }
 
-/// The most probable class and its probability.
-pub fn best(probabilities: &[f32; CLASSES]) -> (usize, f32) {
-    let start = (0, probabilities[0]);
-    probabilities.iter().copied().enumerate().fold(start, |best, here| if here.1 > best.1 { here } else { best })
+/// The class to name. On a scale the median: of all classes the one with the least expected distance from the truth; and
+/// critical from [`CRITICAL_FROM`] on. Elsewhere the most probable.
+pub fn label(task: Task, probabilities: &[f32; CLASSES]) -> usize {
+    let critical = Urgency::Critical.index();
+    if task == Task::Urgency && probabilities[critical] >= CRITICAL_FROM {
+        return critical;
+    }
+    if !task.ordered() {
+        return best(probabilities);
+    }
+    let mut below = 0.0;
+    let reached = |said: &f32| {
+        below += said;
+        below >= 0.5
+    };
+    // Where rounding keeps the sum from a half, the most probable.
+    probabilities.iter().position(reached).unwrap_or_else(|| best(probabilities))
+}
+
+/// The most probable class, the first of equal ones.
+pub fn best(probabilities: &[f32; CLASSES]) -> usize {
+    (1..CLASSES).fold(0, |best, here| if probabilities[here] > probabilities[best] { here } else { best })
 }
 
 /// The measures of one head, in the order of [`MEASURES`].
@@ -41,7 +70,7 @@ pub fn figures(judged: &[Judged], ordered: bool) -> Figures {
 /// `table[truth][label]`.
 pub fn confusion(judged: &[Judged]) -> [[usize; CLASSES]; CLASSES] {
     let mut table = [[0; CLASSES]; CLASSES];
-    judged.iter().for_each(|one| table[one.truth][one.label()] += 1);
+    judged.iter().for_each(|one| table[one.truth][one.label] += 1);
     table
 }
 
@@ -79,14 +108,14 @@ pub(crate) fn kappa(table: &[[usize; CLASSES]; CLASSES], ordered: bool) -> f32 {
     if chance == 0.0 { 0.0 } else { (1.0 - seen / chance) as f32 }
 }
 
-/// Expected calibration error of the best class's probability.
+/// Expected calibration error of the probability of the class that was named.
 pub(crate) fn calibration_error(judged: &[Judged]) -> f32 {
     let mut bins = [(0.0f32, 0.0f32); BINS];
     for one in judged {
-        let (label, probability) = best(&one.probabilities);
+        let probability = one.probability();
         let bin = ((probability * BINS as f32) as usize).min(BINS - 1);
         bins[bin].0 += probability;
-        bins[bin].1 += f32::from(u8::from(label == one.truth));
+        bins[bin].1 += f32::from(u8::from(one.label == one.truth));
     }
     bins.iter().map(|(said, was)| (said - was).abs()).sum::<f32>() / judged.len().max(1) as f32
 }
@@ -166,13 +195,33 @@ mod tests {
     fn sure(truth: usize, label: usize) -> Judged {
         let mut probabilities = [0.0; CLASSES];
         probabilities[label] = 1.0;
-        Judged { truth, probabilities }
+        Judged { truth, label, probabilities }
     }
 
     #[test]
     fn perfect_judgements_have_perfect_figures() {
         let judged: Vec<Judged> = (0..CLASSES).map(|class| sure(class, class)).collect();
         assert_eq!(figures(&judged, true), [1.0, 1.0, 1.0, 0.0, 0.0]);
+    }
+
+    #[test]
+    fn a_scale_is_read_in_the_middle_and_critical_requests_are_not_missed() {
+        let cases: [(Task, [f32; CLASSES], usize); 8] = [
+            // The most probable class is at the edge, most of the weight is not.
+            (Task::Difficulty, [0.4, 0.3, 0.2, 0.1], 1),
+            (Task::Difficulty, [0.1, 0.2, 0.3, 0.4], 2),
+            (Task::Difficulty, [0.5, 0.2, 0.2, 0.1], 0),
+            (Task::Urgency, [0.34, 0.6, 0.05, 0.01], 0),
+            (Task::Urgency, [0.3, 0.1, 0.5, 0.1], 2),
+            (Task::Next, [0.4, 0.3, 0.2, 0.1], 0),
+            (Task::Next, [0.34, 0.6, 0.05, 0.01], 1),
+            // No distribution at all.
+            (Task::Difficulty, [0.0; CLASSES], 0),
+        ];
+        for (task, probabilities, expected) in cases {
+            assert_eq!(label(task, &probabilities), expected, "{task:?} {probabilities:?}");
+            assert_eq!(Judged::new(task, 3, probabilities).probability(), probabilities[expected]);
+        }
     }
 
     #[test]

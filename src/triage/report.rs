@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use super::data::Task;
 use super::heads::{CLASSES, HeadSettings, Header};
-use super::measure::{Judged, MEASURES, best, confusion, figures, intervals};
+use super::measure::{Judged, MEASURES, confusion, figures, intervals};
 use crate::ticket::{Class, Difficulty, NextStep, Urgency};
 
 /// Judgements of one head on unseen rows.
@@ -138,9 +138,8 @@ fn add_task(text: &mut String, report: &TaskReport, settings: &HeadSettings, see
     }
     let dev = report.best_dev();
     let calibration = settings.with_reading.as_ref().unwrap_or(&settings.with_meaning);
-    let acted: Vec<&Judged> =
-        dev.iter().filter(|one| best(&one.probabilities).1 >= calibration.abstain_below).collect();
-    let right = acted.iter().filter(|one| one.label() == one.truth).count();
+    let acted: Vec<&Judged> = dev.iter().filter(|one| one.probability() >= calibration.abstain_below).collect();
+    let right = acted.iter().filter(|one| one.label == one.truth).count();
     let _ = writeln!(
         text,
         "\nAbstains below {:.2} ({:.2} without an embedding): on dev it acts on {} of {} and is right in {:.1} % of these. \

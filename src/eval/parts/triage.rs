@@ -15,7 +15,7 @@ use crate::eval::table::Table;
 use crate::ticket::{Class, Difficulty, Judgement, NextStep, Urgency};
 use crate::triage::data::Task;
 use crate::triage::heads::CLASSES;
-use crate::triage::measure::{Judged, accuracy, best, confusion, kappa, macro_f1};
+use crate::triage::measure::{Judged, accuracy, confusion, kappa, macro_f1};
 use crate::triage::{Meaning, TriageModel};
 
 /// Bins of the reliability diagram, of equal width.
@@ -38,6 +38,7 @@ pub struct TriageLabels {
 
 /// What the heads say of one request, by [`Task::ALL`].
 struct Said {
+    labels: [usize; 3],
     probabilities: [[f32; CLASSES]; 3],
     abstained: [bool; 3],
     words: [Vec<String>; 3],
@@ -104,6 +105,7 @@ impl Runner for TriageLabels {
         let meaning = Meaning { vector: Some(vector), reading: self.readings.get(at).and_then(Option::as_deref) };
         let triage = self.model.judge(&row.request(), meaning, &[], None);
         let said = Said {
+            labels: [triage.urgency.label.index(), triage.difficulty.label.index(), triage.next.label.index()],
             probabilities: [
                 distribution(&triage.urgency),
                 distribution(&triage.difficulty),
@@ -142,15 +144,15 @@ fn record(row: &Row, said: &Said) -> CaseRecord {
         if let Some(truth) = row.labels.class(task) {
             values.insert(format!("{name}.truth"), truth as f64);
         }
+        values.insert(format!("{name}.label"), said.labels[at] as f64);
         let columns = probabilities.iter().enumerate();
         values.extend(columns.map(|(class, said)| (format!("{name}.p{class}"), f64::from(*said))));
-        notes.push((name.to_owned(), in_words(task, probabilities, said.abstained[at])));
+        notes.push((name.to_owned(), in_words(task, said, at)));
         if !said.words[at].is_empty() {
             notes.push((format!("words that decided: {name}"), said.words[at].join(" · ")));
         }
     }
-    let labels = said.probabilities.map(|probabilities| best(&probabilities).0);
-    let failures = failures(Task::ALL.map(|task| row.labels.class(task)), labels);
+    let failures = failures(Task::ALL.map(|task| row.labels.class(task)), said.labels);
     let product = row.product.iter().filter(|product| !product.is_empty());
     CaseRecord {
         id: row.id.clone(),
@@ -231,11 +233,11 @@ fn class_name(task: Task, class: usize) -> &'static str {
 }
 
 /// The label and all probabilities.
-fn in_words(task: Task, probabilities: &[f32; CLASSES], abstained: bool) -> String {
-    let all = class_names(task).into_iter().zip(probabilities).map(|(name, said)| format!("{name} {said:.2}"));
+fn in_words(task: Task, said: &Said, at: usize) -> String {
+    let all = class_names(task).into_iter().zip(said.probabilities[at]).map(|(name, said)| format!("{name} {said:.2}"));
     let all = all.collect::<Vec<_>>().join(", ");
-    let unsure = if abstained { ", not sure enough to act" } else { "" };
-    format!("{}{unsure} ({all})", class_name(task, best(probabilities).0))
+    let unsure = if said.abstained[at] { ", not sure enough to act" } else { "" };
+    format!("{}{unsure} ({all})", class_name(task, said.labels[at]))
 }
 
 fn reference(labels: &Labels) -> String {
@@ -251,24 +253,25 @@ fn judged(table: &Table, task: Task) -> Vec<Judged> {
     let judged = |row: usize| {
         let truth =
             value(&format!("{name}.truth"), row).map(|truth| truth as usize).filter(|truth| *truth < CLASSES)?;
+        let label = value(&format!("{name}.label"), row).map(|label| label as usize)?;
         let mut probabilities = [0.0; CLASSES];
         for (class, slot) in probabilities.iter_mut().enumerate() {
             *slot = value(&format!("{name}.p{class}"), row)? as f32;
         }
-        Some(Judged { truth, probabilities })
+        Some(Judged { truth, label, probabilities })
     };
-    (0..table.rows.len()).filter_map(judged).collect()
+    (0..table.rows.len()).filter_map(judged).filter(|one| one.label < CLASSES).collect()
 }
 
-/// Of the chosen class: how probable it was said to be, and how often it was right. Empty bins are left out.
+/// Of the class that was named: how probable it was said to be, and how often it was right. Empty bins are left out.
 fn reliability(task: Task, judged: &[Judged]) -> Chart {
     let mut bins = [(0.0, 0.0, 0_usize); BINS];
     for one in judged {
-        let (label, said) = best(&one.probabilities);
+        let said = one.probability();
         let bin = bins.get_mut(((said * BINS as f32) as usize).min(BINS - 1));
         bin.into_iter().for_each(|(sum, right, count)| {
             *sum += f64::from(said);
-            *right += f64::from(u8::from(label == one.truth));
+            *right += f64::from(u8::from(one.label == one.truth));
             *count += 1;
         });
     }
@@ -336,7 +339,12 @@ mod tests {
             probabilities[class] = 0.75;
             probabilities
         };
-        Said { probabilities: classes.map(sure), abstained: [false, true, false], words: Default::default() }
+        Said {
+            labels: classes,
+            probabilities: classes.map(sure),
+            abstained: [false, true, false],
+            words: Default::default(),
+        }
     }
 
     #[test]
