@@ -3,6 +3,7 @@
 mod below;
 mod bert;
 pub mod cached;
+mod calm;
 pub mod candle_bert;
 pub(crate) mod container;
 pub mod e5;
@@ -19,6 +20,7 @@ use sha2::{Digest, Sha256};
 
 use crate::endpoint::breaker::Breaker;
 
+pub use calm::calm;
 pub use cached::{CachedEmbedder, DEFAULT_KEPT};
 pub use candle_bert::{CandleBertEmbedder, CandleBertOptions};
 pub use e5::{DEFAULT_MAX_TOKENS, E5Embedder, E5Options};

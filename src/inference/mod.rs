@@ -26,7 +26,7 @@ use std::time::Instant;
 
 use tokio::sync::{mpsc, oneshot};
 
-use crate::embed::{EmbedError, Embedder, Role};
+use crate::embed::{EmbedError, Embedder, Role, calm};
 use crate::endpoint::breaker::{Breaker, Health};
 use generator::{GenerateError, GenerateRequest, Generation, Generator, Replies, Step};
 
@@ -308,7 +308,9 @@ impl Inference {
         receiver.await.map_err(|_| InferenceError::Stopped)?
     }
 
-    fn push_urgent(&self, job: EmbedJob) -> Result<(), InferenceError> {
+    /// What a person waits for, shouted or not.
+    fn push_urgent(&self, mut job: EmbedJob) -> Result<(), InferenceError> {
+        job.texts.iter_mut().for_each(|text| *text = calm(text).into_owned());
         self.push(|queues| (queues.urgent.len() < URGENT_LIMIT).then(|| queues.urgent.push_back(job)))
     }
 
