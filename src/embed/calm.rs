@@ -5,8 +5,8 @@ use std::borrow::Cow;
 /// Capitals and words that make a line shouted: fewer are a name, an acronym or an error code.
 const LEAST_CAPITALS: usize = 10;
 const LEAST_WORDS: usize = 3;
-/// Small letters that a shouted line may hold for every capital: "I CANNOT LOG IN with Outlook" is one.
-const SMALL_FOR_EACH: f32 = 0.34;
+/// Small letters that a shouted line may hold for every capital: "I CANNOT LOG IN today" is one.
+const SMALL_FOR_EACH: f32 = 0.5;
 
 /// `text` with its shouted lines in small letters. Models cut words in capitals into pieces that they have hardly seen, so that
 /// the same request lies elsewhere and finds other help.
