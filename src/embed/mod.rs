@@ -20,8 +20,8 @@ use sha2::{Digest, Sha256};
 
 use crate::endpoint::breaker::Breaker;
 
-pub use calm::calm;
 pub use cached::{CachedEmbedder, DEFAULT_KEPT};
+pub use calm::calm;
 pub use candle_bert::{CandleBertEmbedder, CandleBertOptions};
 pub use e5::{DEFAULT_MAX_TOKENS, E5Embedder, E5Options};
 pub use masked::MaskedEmbedder;
