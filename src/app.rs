@@ -160,7 +160,10 @@ pub async fn pipeline(
     let prompts = Prompts::load(settings.draft.prompts())?;
     let retriever = Retriever::with_fusion(Arc::clone(vectors), settings.retrieval.fusion());
     let triage = triage::own::model(&settings.data.folder).context("built-in triage model")?;
-    let triage = triage.for_models(inference.embedder_name(), inference.reader_name());
+    // A part of the evaluation may want no model though one is here.
+    let wanted = settings.generation.second_opinion && settings.generation.kind != GenerationKind::None;
+    let opinion = inference.opinion_name().filter(|_| wanted);
+    let triage = triage.for_models(inference.embedder_name(), inference.reader_name(), opinion);
     let relevance = match settings.draft.relevance() {
         Some(path) => RelevanceModel::load(path).context("draft.relevance")?,
         None => RelevanceModel::embedded().context("built-in weights of evidence relevance")?,

@@ -38,6 +38,9 @@ use crate::triage::{Meaning, TriageModel};
 
 /// Longest wait for the embedding of a request; behind it, only words are searched.
 const EMBED_LIMIT: Duration = Duration::from_secs(4);
+/// Longest wait for a second opinion; a judgement stands already. A request takes a quarter of a second on two cores, and those that are read
+/// before it as long.
+const OPINION_LIMIT: Duration = Duration::from_secs(2);
 /// Candidates taken from each search and language before they are fused and folded.
 const CANDIDATES: usize = 100;
 /// Items looked up and compared for each one that is shown.
@@ -75,6 +78,8 @@ pub struct Answer {
 pub struct Judged {
     /// Of the request; none where it could not be embedded.
     pub vector: Option<Vec<f32>>,
+    /// What the reader says of it.
+    pub reading: Option<Vec<f32>>,
     pub triage: Triage,
     pub evidence: Vec<Retrieved>,
     /// Probability that the evidence answers the request; see [`Pipeline::fit`].
@@ -100,6 +105,11 @@ struct Read {
     last_message: Uuid,
     /// We have answered that message already, be it to say that the reply takes longer.
     is_acknowledged: bool,
+}
+
+/// True where there is something to read: not signs and numbers alone.
+fn has_words(request: &Request) -> bool {
+    request.text().chars().any(char::is_alphabetic)
 }
 
 /// How the work on a ticket ended.
@@ -138,17 +148,51 @@ pub struct Pipeline {
 impl Pipeline {
     /// Answers a request without recording it. `watch` hears of each stage as it is done.
     pub async fn answer(&self, request: &Request, watch: &UnboundedSender<Stage>) -> Answer {
-        let judged = self.judge(request).await;
+        let mut judged = self.judge(request).await;
         judged.tell(watch);
+        self.consider(request, &mut judged, watch).await;
         self.reply(request, judged, watch).await
+    }
+
+    /// Has the language model that runs in process read the request, and judges it anew with that opinion: better, and some tenths of a
+    /// second later. Where no model is here, or it has no time, the judgement stays.
+    pub async fn consider(&self, request: &Request, judged: &mut Judged, watch: &UnboundedSender<Stage>) {
+        if !self.triage.wants_opinion() || judged.vector.is_none() || !has_words(request) {
+            return;
+        }
+        let begun = Instant::now();
+        let asked = self.inference.consider(request.text());
+        let opinion = match timed("second opinion", tokio::time::timeout(OPINION_LIMIT, asked)).await {
+            Ok(Ok(opinion)) => opinion,
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "a request was judged without the language model");
+                None
+            }
+            Err(_) => {
+                tracing::debug!("a request was judged without the language model: it took too long");
+                None
+            }
+        };
+        let Some(opinion) = opinion else {
+            metrics::counter!("respondo_degraded_total", "stage" => "second opinion").increment(1);
+            return;
+        };
+        let meaning =
+            Meaning { vector: judged.vector.as_deref(), reading: judged.reading.as_deref(), opinion: Some(&opinion) };
+        judged.triage = self.triage.judge(request, meaning, &judged.evidence, self.usual_time);
+        judged.timings.triage_ms += begun.elapsed().as_secs_f32() * 1_000.0;
+        tell(watch, Stage::Triage(Box::new(judged.triage.clone())));
     }
 
     /// Drafts a reply to a judged request and decides what may happen to it.
     pub async fn reply(&self, request: &Request, judged: Judged, watch: &UnboundedSender<Stage>) -> Answer {
         let Judged { triage, evidence, fit, mut degraded, timings, clock, .. } = judged;
         let policy = self.settings.policy.of(request.queue.as_deref());
-        let has_words = request.text().chars().any(char::is_alphabetic);
-        let plan = if has_words { decide::plan(&triage, &evidence, fit, policy) } else { decide::plan_for_no_words() };
+        let plan = if has_words(request) {
+            decide::plan(&triage, &evidence, fit, policy)
+        } else {
+            decide::plan_for_no_words()
+        };
         let drafting = timed("draft", self.drafter.race(request, &evidence, &plan, &clock, watch)).await;
         degraded.extend(drafting.degraded.iter().cloned());
         let acknowledgement = self.drafter.acknowledge(request, &triage).filter(|_| plan.kind != PlanKind::Discard);
@@ -210,13 +254,13 @@ impl Pipeline {
             timed("read for triage", self.reading(asked, &clock)),
         );
         let retrieve_ms = clock.elapsed_ms() - embed_ms;
-        let meaning = Meaning { vector: vector.as_deref(), reading: reading.as_deref() };
+        let meaning = Meaning { vector: vector.as_deref(), reading: reading.as_deref(), opinion: None };
         let judge = || self.triage.judge(request, meaning, &evidence, self.usual_time);
         let triage = timed_now("triage", judge);
         let fit = timed_now("fit of evidence", || self.fit(request, &evidence));
         let triage_ms = clock.elapsed_ms() - embed_ms - retrieve_ms;
         let timings = Timings { embed_ms, retrieve_ms, triage_ms, ..Timings::default() };
-        Judged { vector, triage, evidence, fit, degraded, timings, clock }
+        Judged { vector, reading, triage, evidence, fit, degraded, timings, clock }
     }
 
     /// Calibrated probability that `evidence` (best first) answers the request; None where it cannot be judged.
@@ -258,6 +302,7 @@ impl Pipeline {
                 judged = self.judge(&read.request).await;
                 judged.tell(&watch);
             }
+            self.consider(&read.request, &mut judged, &watch).await;
             let vector = judged.vector.take();
             tokio::select! {
                 answer = self.reply(&read.request, judged, &watch) => {

@@ -160,6 +160,9 @@ pub struct Triage {
     pub expected_time: Option<ExpectedTime>,
     /// The skill or queue that similar requests needed (for example `billing`), where neighbours agree.
     pub skill: Option<String>,
+    /// The language model in process has read the request for this, too.
+    #[serde(default)]
+    pub second_opinion: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]

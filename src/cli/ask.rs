@@ -11,7 +11,7 @@ use crate::app::{App, Need};
 use crate::intake;
 use crate::pipeline::{Answer, Pipeline, Stage};
 use crate::settings::Settings;
-use crate::ticket::Request;
+use crate::ticket::{Request, Triage};
 
 #[derive(Debug, Args)]
 pub struct AskArgs {
@@ -80,10 +80,17 @@ pub async fn answer_in_terminal(pipeline: &Pipeline, request: &Request) -> Resul
     let showing = async {
         let mut streaming = false;
         let mut out = std::io::stdout();
+        // The last one counts: a second opinion may follow the first.
+        let mut judged: Option<Box<Triage>> = None;
         while let Some(stage) = stages.recv().await {
+            if !matches!(stage, Stage::Triage(_))
+                && let Some(triage) = judged.take()
+            {
+                write!(out, "{}", render::triage(&triage, style))?;
+            }
             match stage {
                 Stage::Evidence(found) => write!(out, "{}", render::evidence(&found, style))?,
-                Stage::Triage(triage) => write!(out, "{}", render::triage(&triage, style))?,
+                Stage::Triage(triage) => judged = Some(triage),
                 Stage::Extractive(_) | Stage::Cut(_) => {}
                 Stage::Token(text) => {
                     if !streaming {
@@ -95,6 +102,9 @@ pub async fn answer_in_terminal(pipeline: &Pipeline, request: &Request) -> Resul
                     out.flush()?;
                 }
             }
+        }
+        if let Some(triage) = judged {
+            write!(out, "{}", render::triage(&triage, style))?;
         }
         if streaming {
             writeln!(out)?;

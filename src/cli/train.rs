@@ -1,21 +1,24 @@
 //! `respondo train`: small models of our own, learnt anew or moved towards what a team says.
 
 use std::fmt::Write as _;
+use std::ops::ControlFlow;
 use std::path::Path;
 
 use anyhow::{Result, bail, ensure};
 use clap::{Args, Subcommand};
 
-use crate::app::{load_embedder, open_store_shared};
+use crate::app::{load_embedder, load_local_generator, open_store_shared};
 use crate::embed::{Embedder, Role};
+use crate::inference::generator::GenerateError;
 use crate::learn::judged::{JudgedRequest, requests};
-use crate::settings::Settings;
+use crate::settings::{GenerationKind, Settings};
 use crate::ticket::{Class, Difficulty, NextStep, Urgency};
 use crate::triage::TriageModel;
 use crate::triage::adapt::{Gain, LEAST_LABELS, Present, Verdict, adapt};
 use crate::triage::data::Task;
 use crate::triage::heads::{Own, TriageError};
 use crate::triage::measure::{BRIER, Change, KAPPA, figures};
+use crate::triage::opinion::consider_all;
 use crate::triage::own::{self, Undone};
 use crate::triage::prepare::{Prepared, prepare, read_all};
 
@@ -80,7 +83,9 @@ fn learn(settings: &Settings, rows: &[JudgedRequest], args: &DeskArgs) -> Result
         "the heads were made for the embedding model {trained}, and {running} is configured: they judge the text alone \
          there, and cannot be moved"
     );
-    let prepared = read(embedder.as_mut(), base.reader(), rows)?;
+    let mut prepared = read(embedder.as_mut(), base.reader(), rows)?;
+    drop(embedder);
+    consider(settings, &base, &mut prepared)?;
     let there = own::present(&settings.data.folder).unwrap_or_else(|error| {
         eprintln!("note: the desk's own heads cannot be read and take no part: {error}");
         None
@@ -121,6 +126,31 @@ fn read(embedder: &mut dyn Embedder, reader: Option<&str>, rows: &[JudgedRequest
         read_all(&mut prepared, &mut |text| embedder.read(&[text]).map_err(failed))?;
     }
     Ok(prepared)
+}
+
+/// Adds what the language model makes of the rows, where it is the one of the heads.
+fn consider(settings: &Settings, base: &TriageModel, prepared: &mut [Prepared]) -> Result<()> {
+    let Some(states) = base.opinion() else { return Ok(()) };
+    let note = "the new heads will judge without the language model's opinion";
+    if settings.generation.kind == GenerationKind::None || !settings.generation.second_opinion {
+        eprintln!("note: the settings want no second opinion: {note}");
+        return Ok(());
+    }
+    let mut model = match load_local_generator(settings) {
+        Ok(model) => model,
+        Err(error) => {
+            eprintln!("note: {error:#}: {note}");
+            return Ok(());
+        }
+    };
+    if model.considers() != Some(states) {
+        eprintln!("note: {} is not the model that the heads were made with: {note}", model.name());
+        return Ok(());
+    }
+    let failed = |error: GenerateError| TriageError::Embedding(error.to_string());
+    let mut consider = |text: &str| model.consider(text, &mut || ControlFlow::Continue(())).map_err(failed);
+    consider_all(prepared, "desk", &mut consider, &mut |line| eprintln!("{line}"))?;
+    Ok(())
 }
 
 fn told(rows: &[JudgedRequest], gains: &[Gain]) -> String {

@@ -20,6 +20,7 @@ pub(crate) fn triage(next: NextStep, probability: f32) -> Triage {
         next: judgement(next, probability),
         expected_time: None,
         skill: None,
+        second_opinion: false,
     }
 }
 

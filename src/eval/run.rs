@@ -137,6 +137,9 @@ fn made(settings: &Settings, inference: &Inference, generates: bool, command: &s
         format!("{} {} {}", settings.draft.evidence_tokens, settings.draft.retrieved, settings.embedding.max_tokens),
         format!("{:?} {} {} {}", generation.kind, generation.context, generation.max_tokens, generation.model),
     ];
+    if !generation.second_opinion {
+        bearing.push("no second opinion".to_owned());
+    }
     if !settings.draft.link_hosts.is_empty() {
         bearing.push(format!("{:?}", settings.draft.link_hosts));
     }

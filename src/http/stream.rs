@@ -21,6 +21,7 @@ use crate::ticket::TicketState;
 use crate::web::chat::stream::Told;
 
 /// Follows a ticket: `received`, `evidence`, `triage`, `extractive`, `token`, `draft`, `decision`, `message`, `review`.
+/// A second `triage` takes the place of the first: the language model has read the request since.
 /// After a lost connection send the last id as `Last-Event-ID` (browsers do) and nothing is missed. A key of one customer
 /// follows what that customer may: `message`, `links`, `understood`, `token`, `cut`, `decided`, `taken`, `given_back`,
 /// `feedback`, `merged`. The stream ends when its key is over.

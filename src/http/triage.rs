@@ -2,6 +2,7 @@
 
 use axum::extract::State;
 use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc::unbounded_channel;
 use utoipa::{IntoParams, ToSchema};
 
 use super::AppState;
@@ -24,6 +25,10 @@ pub struct TriageBody {
     #[serde(default)]
     pub subject: String,
     pub product: Option<String>,
+    /// Has the language model read it too, where one runs in process: a better judgement, some tenths of a second later. Tickets are
+    /// judged so before they are answered.
+    #[serde(default)]
+    pub second_opinion: bool,
 }
 
 /// The judgement with what it rests on.
@@ -50,7 +55,11 @@ pub async fn judge(
     super::tickets::check_size(&state, &body.body)?;
     let prepare = || intake::prepare(&body.subject, &body.body, body.product, None, Vec::new());
     let request = timed_now("intake", prepare)?;
-    let judged = state.pipeline.judge(&request).await;
+    let mut judged = state.pipeline.judge(&request).await;
+    if body.second_opinion {
+        let (watch, _nobody) = unbounded_channel();
+        state.pipeline.consider(&request, &mut judged, &watch).await;
+    }
     Ok(axum::Json(TriageAnswer {
         language: request.language,
         triage: judged.triage,

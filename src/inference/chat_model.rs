@@ -122,7 +122,7 @@ impl Template {
 }
 
 /// Breaks up turn marks that stand in a customer's message or a memory item, so that data cannot pose as a turn.
-fn defuse(text: &str) -> String {
+pub fn defuse(text: &str) -> String {
     text.replace("<|", "< |")
         .replace("|>", "| >")
         .replace("<start_of_turn>", "< start_of_turn >")

@@ -2,6 +2,8 @@
 
 use std::ops::ControlFlow;
 
+use super::opinion::{Check, Consider};
+
 /// Who says a turn of the prompt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Role {
@@ -97,6 +99,8 @@ pub trait Replies {
     fn step(&mut self, id: u64, step: Step<'_>) -> ControlFlow<()>;
     /// A reply has ended.
     fn done(&mut self, id: u64, result: Result<Generation, GenerateError>);
+    /// Called between two passes: has `consider` ([`Generator::consider`]) read the requests that wait for an opinion.
+    fn opinions(&mut self, _consider: &mut Consider<'_>) {}
 }
 
 /// One reply and who listens to it, as [`Replies`].
@@ -142,6 +146,17 @@ pub trait Generator: Send {
             let result = self.generate(&request, &mut |step| replies.step(id, step));
             replies.done(id, result);
         }
+    }
+    /// Name of what [`Generator::consider`] gives; None where it gives nothing.
+    fn considers(&self) -> Option<&str> {
+        None
+    }
+    /// Reads a request and gives the model's states (see [`super::opinion`]); None where the model cannot, or `check` broke it off.
+    ///
+    /// # Errors
+    /// When the model fails.
+    fn consider(&mut self, _text: &str, _check: &mut Check<'_>) -> Result<Option<Vec<f32>>, GenerateError> {
+        Ok(None)
     }
     /// Reads the shared turns ahead of the first request, where the model can keep their state.
     ///

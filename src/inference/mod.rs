@@ -11,6 +11,7 @@ pub mod generator;
 pub mod gguf;
 pub mod masked;
 pub mod openai;
+pub mod opinion;
 pub mod qwen;
 mod remote;
 pub mod speculate;
@@ -29,6 +30,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::embed::{EmbedError, Embedder, Role, calm};
 use crate::endpoint::breaker::{Breaker, Health};
 use generator::{GenerateError, GenerateRequest, Generation, Generator, Replies, Step};
+use opinion::{Consider, OpinionJob};
 
 /// Name of the built-in chat model in the manifest.
 pub const CHAT_MODEL: &str = "qwen2.5-coder-1.5b-instruct";
@@ -144,6 +146,7 @@ impl Drop for Writing {
 #[derive(Default)]
 struct Queues {
     urgent: VecDeque<EmbedJob>,
+    opinions: VecDeque<OpinionJob>,
     /// Replies for the local model.
     generate: VecDeque<GenerateJob>,
     /// Replies for the model server.
@@ -176,6 +179,7 @@ impl Shared {
 
 enum Job {
     Embed(EmbedJob),
+    Opinion(OpinionJob),
     Generate(GenerateJob),
 }
 
@@ -194,6 +198,7 @@ pub struct Inference {
     shared: Arc<Shared>,
     embedder_name: Arc<str>,
     reader_name: Option<Arc<str>>,
+    opinion_name: Option<Arc<str>>,
     dimensions: usize,
     /// How the server that embeds fares, where one does.
     embedding_server: Option<Arc<Breaker>>,
@@ -216,6 +221,7 @@ impl Inference {
         let shared = Arc::new(Shared { local: local_name, ..Shared::default() });
         let embedder_name: Arc<str> = embedder.name().into();
         let reader_name = embedder.reader().map(Arc::from);
+        let opinion_name = local.as_ref().and_then(|generator| generator.considers()).map(Arc::from);
         let (dimensions, embedding_server) = (embedder.dimensions(), embedder.breaker());
         let server_name = servers.first().map(|server| Arc::from(server.name()));
         let mut threads = Vec::new();
@@ -229,6 +235,7 @@ impl Inference {
             shared,
             embedder_name,
             reader_name,
+            opinion_name,
             dimensions,
             embedding_server,
             server_name,
@@ -399,6 +406,7 @@ impl Inference {
             let mut queues = self.shared.lock();
             queues.closed = true;
             queues.urgent.clear();
+            queues.opinions.clear();
             queues.generate.clear();
             queues.remote.clear();
             queues.bulk.clear();
@@ -429,6 +437,9 @@ fn local_loop(shared: &Shared, mut embedder: Box<dyn Embedder>, mut generator: O
         if let Some(job) = queues.urgent.pop_front() {
             return Some(Job::Embed(job));
         }
+        if let Some(job) = queues.opinions.pop_front() {
+            return Some(Job::Opinion(job));
+        }
         if let Some(job) = queues.generate.pop_front() {
             return Some(Job::Generate(job));
         }
@@ -437,15 +448,22 @@ fn local_loop(shared: &Shared, mut embedder: Box<dyn Embedder>, mut generator: O
         match (job, &mut generator) {
             (Job::Embed(job), _) => run_embed(shared, embedder.as_mut(), job),
             (Job::Generate(job), Some(generator)) => {
-                let mut serve_urgent = || {
-                    while let Some(job) = shared.pop_urgent() {
-                        run_embed(shared, embedder.as_mut(), job);
-                    }
-                };
-                run_generate(shared, generator.as_mut(), job, &mut serve_urgent);
+                run_generate(shared, generator.as_mut(), job, &mut || serve_urgent(shared, embedder.as_mut()));
             }
+            (Job::Opinion(job), Some(generator)) => {
+                let mut between_layers = || serve_urgent(shared, embedder.as_mut());
+                job.run(&mut |text, check| generator.consider(text, check), &mut between_layers);
+            }
+            // Whoever asked hears that nothing answers.
+            (Job::Opinion(_), None) => {}
             (Job::Generate(job), None) => send(&job.news, News::Done(Err(InferenceError::NoGenerator))),
         }
+    }
+}
+
+fn serve_urgent(shared: &Shared, embedder: &mut dyn Embedder) {
+    while let Some(job) = shared.pop_urgent() {
+        run_embed(shared, embedder, job);
     }
 }
 
@@ -548,6 +566,12 @@ impl Replies for Writings<'_> {
         match taken.cancelled.load(Ordering::Relaxed) || taken.news.is_closed() {
             true => ControlFlow::Break(()),
             false => ControlFlow::Continue(()),
+        }
+    }
+
+    fn opinions(&mut self, consider: &mut Consider<'_>) {
+        while let Some(job) = self.shared.pop_opinion() {
+            job.run(consider, &mut *self.between_steps);
         }
     }
 

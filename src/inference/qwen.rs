@@ -251,33 +251,61 @@ impl Qwen {
         parts: &mut [Part<'_>],
         check: &mut dyn FnMut() -> ControlFlow<()>,
     ) -> Result<Option<&[f32]>> {
-        let mut work = std::mem::take(&mut self.work);
-        let done = self.pass(&mut work, parts, check);
-        self.work = work;
-        if done?.is_break() {
+        let layers = self.layers.len();
+        if self.through(parts, layers, check)?.is_break() {
             return Ok(None);
         }
-        for part in parts {
-            part.sequence.len += part.tokens.len();
-        }
+        let mut work = std::mem::take(&mut self.work);
+        self.score(&mut work, parts);
+        self.work = work;
         Ok(Some(&self.work.logits))
+    }
+
+    /// Reads the tokens of all parts in one pass as far as the first `layers` layers, and gives the states behind them: `[tokens, width]`. A
+    /// sequence that was read so far can only be read on as far. `check` as in [`Qwen::predict`].
+    ///
+    /// # Errors
+    /// As [`Qwen::predict`].
+    pub fn hidden(
+        &mut self,
+        parts: &mut [Part<'_>],
+        layers: usize,
+        check: &mut dyn FnMut() -> ControlFlow<()>,
+    ) -> Result<Option<&[f32]>> {
+        Ok(self.through(parts, layers, check)?.is_continue().then_some(&self.work.hidden))
+    }
+
+    fn through(
+        &mut self,
+        parts: &mut [Part<'_>],
+        layers: usize,
+        check: &mut dyn FnMut() -> ControlFlow<()>,
+    ) -> Result<ControlFlow<()>> {
+        let mut work = std::mem::take(&mut self.work);
+        let done = self.pass(&mut work, parts, layers, check);
+        self.work = work;
+        let done = done?;
+        if done.is_continue() {
+            parts.iter_mut().for_each(|part| part.sequence.len += part.tokens.len());
+        }
+        Ok(done)
     }
 
     fn pass(
         &self,
         work: &mut Work,
         parts: &mut [Part<'_>],
+        layers: usize,
         check: &mut dyn FnMut() -> ControlFlow<()>,
     ) -> Result<ControlFlow<()>> {
         self.embed(work, parts)?;
-        for (index, layer) in self.layers.iter().enumerate() {
+        for (index, layer) in self.layers.iter().enumerate().take(layers) {
             if check().is_break() {
                 return Ok(ControlFlow::Break(()));
             }
             self.attention(work, parts, index, layer);
             self.feed_forward(work, layer);
         }
-        self.score(work, parts);
         Ok(ControlFlow::Continue(()))
     }
 

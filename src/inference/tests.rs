@@ -113,6 +113,89 @@ async fn a_full_queue_refuses_at_once() {
     inference.stop();
 }
 
+/// Writes one letter a pass for ever, and considers between two passes: its opinion is the length of the text. Panics on "boom", and
+/// is never done with "slow".
+struct Considerate;
+
+impl Generator for Considerate {
+    fn name(&self) -> &str {
+        "considerate"
+    }
+    fn is_local(&self) -> bool {
+        true
+    }
+    fn generate(
+        &mut self,
+        _request: &GenerateRequest,
+        _on_step: &mut dyn FnMut(Step<'_>) -> ControlFlow<()>,
+    ) -> Result<Generation, GenerateError> {
+        unreachable!("replies are written by write_all")
+    }
+    fn write_all(&mut self, replies: &mut dyn Replies) {
+        let Some((id, _)) = replies.next(0) else { return };
+        while replies.step(id, Step::Text("a")).is_continue() {
+            replies.opinions(&mut |text, check| self.consider(text, check));
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let text = String::new();
+        let stop = StopReason::Cancelled;
+        replies.done(id, Ok(Generation { text, stop, prompt_tokens: 0, reused_tokens: 0, written_tokens: 0 }));
+    }
+    fn considers(&self) -> Option<&str> {
+        Some("lengths")
+    }
+    fn consider(&mut self, text: &str, check: &mut opinion::Check<'_>) -> Result<Option<Vec<f32>>, GenerateError> {
+        assert!(text != "boom", "boom was asked for");
+        if text != "slow" {
+            return Ok(Some(vec![text.len() as f32]));
+        }
+        while check().is_continue() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Ok(None)
+    }
+}
+
+#[tokio::test]
+async fn an_opinion_comes_before_replies_that_wait_and_between_the_passes_of_others() {
+    let inference = Inference::start(Box::new(LengthEmbedder), Some(Box::new(Considerate)));
+    assert_eq!(inference.opinion_name(), Some("lengths"));
+    let consider = |text: &str| inference.consider(text.to_owned());
+    assert_eq!(consider("four").await.expect("nothing else runs"), Some(vec![4.0]));
+    let mut writing = inference.generate(request(1)).expect("queue is empty");
+    assert!(matches!(writing.next().await, Some(News::Text(_))));
+    assert_eq!(consider("three").await.expect("served between passes"), Some(vec![5.0]));
+    drop(writing);
+    assert!(matches!(consider("boom").await, Err(InferenceError::Panicked(_))));
+    // Who gives up is not waited for, and requests are embedded meanwhile.
+    let asked = tokio::spawn({
+        let inference = inference.clone();
+        async move { inference.consider("slow".to_owned()).await }
+    });
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    assert_eq!(inference.embed_query("four".to_owned()).await.expect("served between layers"), vec![4.0]);
+    asked.abort();
+    assert_eq!(consider("one").await.expect("the slow one was broken off"), Some(vec![3.0]));
+    inference.stop();
+    let without = Inference::start(Box::new(LengthEmbedder), Some(Box::new(Local)));
+    assert_eq!(without.consider("four".to_owned()).await.expect("no model, no failure"), None);
+    without.stop();
+}
+
+#[tokio::test]
+async fn too_many_who_wait_for_an_opinion_are_refused() {
+    let inference = Inference::start(Box::new(LengthEmbedder), Some(Box::new(Considerate)));
+    let mut asked = tokio::task::JoinSet::new();
+    for _ in 0..20 {
+        let inference = inference.clone();
+        asked.spawn(async move { inference.consider("slow".to_owned()).await });
+    }
+    let first = asked.join_next().await.expect("some").expect("no panic");
+    assert!(matches!(first, Err(InferenceError::Overloaded)), "{first:?}");
+    asked.shutdown().await;
+    inference.stop();
+}
+
 /// Writes "local" at once.
 struct Local;
 

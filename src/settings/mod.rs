@@ -218,6 +218,8 @@ pub struct Generation {
     pub file: PathBuf,
     pub context: usize,
     pub max_tokens: usize,
+    /// The local model also reads requests for triage.
+    pub second_opinion: bool,
     pub url: String,
     pub model: String,
     pub api_key: String,

@@ -6,9 +6,10 @@
 
 use super::data::{Labelled, Task, folds};
 use super::fit::Known;
-use super::folded::Folded;
+use super::folded::{Folded, Strengths};
 use super::heads::{CLASSES, Head, Heads};
 use super::measure::{BRIER, Change, Judged, KAPPA, changes};
+use super::opinion::Opinions;
 use super::prepare::{Prepared, Views};
 use super::train::{FOLDS, judge_all};
 
@@ -17,7 +18,7 @@ pub const LEAST_LABELS: usize = 40;
 /// Labels younger than heads that are there already which it takes to compare with them.
 const LEAST_NEW: usize = 20;
 /// Strengths that hold the weights where they were; few labels want great ones.
-const L2: [f32; 4] = [3e-3, 1e-2, 1e-1, 1.0];
+const L2: &[f32] = &[3e-3, 1e-2, 1e-1, 1.0];
 
 /// What a team's labels bring for one judgement.
 #[derive(Clone, Debug)]
@@ -115,8 +116,10 @@ fn moved(base: &Heads, rows: &[Prepared], task: Task, seed: u64, progress: &mut 
     let labelled: Vec<Labelled> = rows.iter().map(|one| one.row.clone()).collect();
     let fold_of = folds(&labelled, FOLDS, seed);
     let all = Views::of(rows, base);
-    let folded = Folded::new(rows, task, &fold_of, vec![&all; FOLDS], Some(base.of(task)));
-    let (mut head, _) = folded.head(&all, &L2, &L2, progress);
+    let states = base.header.states.as_ref().filter(|_| rows.iter().all(|one| one.opinion.is_some()));
+    let opinions = states.map(|states| Opinions { rows: states.rows(rows), more: Vec::new() });
+    let folded = Folded::new(rows, task, &fold_of, vec![&all; FOLDS], opinions.as_ref(), Some(base.of(task)));
+    let (mut head, _) = folded.head(&all, Strengths { text: L2, meaning: L2, opinion: &[] }, progress);
     if head.settings.with_reading.is_none() {
         head.settings.with_reading.clone_from(&base.of(task).settings.with_reading);
     }
@@ -131,7 +134,7 @@ fn outer_folds(rows: &[Prepared], seed: u64) -> Vec<usize> {
 
 /// Each row by the most that is known of it.
 pub fn judge_best(heads: &Heads, rows: &[Prepared], task: Task) -> Vec<Judged> {
-    judge_all(heads, rows, task, Known::Reading)
+    judge_all(heads, rows, task, Known::Opinion)
 }
 
 /// How much worse the new head is than the one that is there, on labels that neither has learnt from; None where it may be as good.
@@ -194,7 +197,7 @@ mod tests {
         let zero = |linear: &Linear| Linear { weights: vec![0.0; linear.weights.len()], bias: [0.0; CLASSES] };
         let mut head = heads.urgency.clone();
         (head.text, head.meaning) = (zero(&head.text), zero(&head.meaning));
-        let mix = Mix { text: 1.0, meaning: 0.5, reading: 0.0, offsets: [0.0; CLASSES] };
+        let mix = Mix { text: 1.0, meaning: 0.5, reading: 0.0, opinion: 0.0, offsets: [0.0; CLASSES] };
         (head.settings.text_only.mix, head.settings.with_meaning.mix) = (mix.clone(), mix);
         Task::ALL.into_iter().for_each(|task| heads.set(task, head.clone()));
         heads

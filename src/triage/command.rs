@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
@@ -9,14 +10,20 @@ use clap::Args;
 use serde::Deserialize;
 
 use super::heads::TriageError;
-use super::train::{Readings, TrainingModels, TrainingReader, train};
+use super::train::{Readings, TrainingModels, TrainingOpinions, TrainingReader, train};
 use crate::embed::{DEFAULT_MAX_TOKENS, E5Embedder, E5Options, Embedder, Reader, Role, Tuning, content_key};
-use crate::models::default_cache_dir;
+use crate::inference::CHAT_MODEL;
+use crate::inference::generator::Generator as _;
+use crate::inference::gguf::GgufGenerator;
+use crate::models::{Manifest, ModelStore, default_cache_dir};
 
 /// Folder of the built-in embedder in the models folder, and its files.
 const MODEL: &str = "multilingual-e5-small";
 const CONTAINER: &str = "e5-small-q4.bin";
 const TOKENIZER: &str = "tokenizer.json";
+
+/// Tokens of the language model's context: the explanation and a request.
+const CONTEXT: usize = 1024;
 
 /// Train the triage heads and write their weights and the report
 #[derive(Debug, Args)]
@@ -40,6 +47,12 @@ pub struct TrainTriageArgs {
     /// The reader that wrote them
     #[arg(long, requires = "readings")]
     pub reader: Option<PathBuf>,
+    /// The language model whose states the heads read as well: "built-in", or a GGUF file; without, they go by the others
+    #[arg(long)]
+    pub language_model: Option<String>,
+    /// Further labelled requests, in the format of train.jsonl.gz, that only what reads those states learns from
+    #[arg(long, requires = "language_model")]
+    pub more: Option<PathBuf>,
     /// Write the weights even where those that are there judge the development rows surely better
     #[arg(long)]
     pub anyway: bool,
@@ -68,7 +81,7 @@ pub fn run(args: TrainTriageArgs) -> anyhow::Result<()> {
         Some(path) => Some(load(E5Options { reader: Some(Reader::load(path)?), ..E5Options::default() })?),
         None => None,
     };
-    let mut models = TrainingModels { name: &name, embed: &mut embed, reader: None };
+    let mut models = TrainingModels { name: &name, embed: &mut embed, reader: None, language_model: None };
     let mut read;
     if let (Some(reader), Some(path)) = (&mut reader, &args.readings) {
         let readings = read_readings(path, reader.reader().unwrap_or_default())?;
@@ -78,16 +91,69 @@ pub fn run(args: TrainTriageArgs) -> anyhow::Result<()> {
         };
         models.reader = Some(TrainingReader { read: &mut read, readings });
     }
+    let mut generator = args.language_model.as_deref().map(|named| language_model(&cache, named)).transpose()?;
+    let states = generator.as_ref().and_then(|model| model.considers()).map(str::to_owned);
+    let mut consider;
+    if let (Some(generator), Some(states)) = (&mut generator, &states) {
+        consider = |text: &str| consider_kept(generator, &kept, text);
+        let more = args.more.as_deref().map(super::data::read).transpose()?.unwrap_or_default();
+        models.language_model = Some(TrainingOpinions { name: states, consider: &mut consider, more });
+    }
     let mut progress = |line: &str| eprintln!("{line}");
     let report = train(&args.data, models, args.seed, &args.out, args.anyway, &mut progress)?;
-    let with_reader = if args.reader.is_some() { " --reader models/reader.bin --readings readings.jsonl" } else { "" };
-    let markdown = report.markdown(&format!("respondo train triage{with_reader}"));
+    let mut command = "respondo train triage".to_owned();
+    if args.reader.is_some() {
+        command.push_str(" --reader models/reader.bin --readings readings.jsonl");
+    }
+    if let Some(named) = &args.language_model {
+        command.push_str(&format!(" --language-model {named}"));
+    }
+    if args.more.is_some() {
+        command.push_str(" --more labelled.jsonl.gz");
+    }
+    let markdown = report.markdown(&command);
     if let Some(folder) = args.report.parent() {
         fs::create_dir_all(folder).with_context(|| format!("{}: cannot make the folder", folder.display()))?;
     }
     fs::write(&args.report, &markdown).with_context(|| format!("{}: cannot write", args.report.display()))?;
     println!("{markdown}");
     Ok(())
+}
+
+fn language_model(cache: &Path, named: &str) -> anyhow::Result<GgufGenerator> {
+    let path = match named {
+        "built-in" => {
+            let manifest = Manifest::load(None)?;
+            let model = manifest.get(CHAT_MODEL).context("the manifest has no chat model")?;
+            let file = model.files.first().context("the chat model has no file")?;
+            ModelStore::new(cache.to_path_buf()).path(model, &file.name)
+        }
+        path => PathBuf::from(path),
+    };
+    let model = GgufGenerator::load(&path, CONTEXT)?;
+    anyhow::ensure!(model.considers().is_some(), "{}: a model of this family shows no states", path.display());
+    Ok(model)
+}
+
+/// What the model makes of a text; kept in `folder` as vectors are.
+fn consider_kept(generator: &mut GgufGenerator, folder: &Path, text: &str) -> Result<Option<Vec<f32>>, TriageError> {
+    let failed = |reason: String| TriageError::Embedding(reason);
+    let path = folder.join(content_key(generator.considers().unwrap_or_default(), Role::Query, text));
+    if let Ok(bytes) = fs::read(&path)
+        && let (parts, []) = bytes.as_chunks::<4>()
+        && !parts.is_empty()
+    {
+        return Ok(Some(parts.iter().map(|part| f32::from_le_bytes(*part)).collect()));
+    }
+    let made =
+        generator.consider(text, &mut || ControlFlow::Continue(())).map_err(|error| failed(error.to_string()))?;
+    if let Some(states) = &made {
+        let bytes: Vec<u8> = states.iter().flat_map(|value| value.to_le_bytes()).collect();
+        fs::create_dir_all(folder)
+            .and_then(|()| fs::write(&path, bytes))
+            .map_err(|error| failed(format!("{}: {error}", path.display())))?;
+    }
+    Ok(made)
 }
 
 /// A line of a file of readings; the first names the reader, the others a row and its scores.

@@ -96,10 +96,11 @@ pub enum Known {
     Text,
     Meaning,
     Reading,
+    Opinion,
 }
 
 impl Known {
-    pub const ALL: [Self; 3] = [Self::Text, Self::Meaning, Self::Reading];
+    pub const ALL: [Self; 4] = [Self::Text, Self::Meaning, Self::Reading, Self::Opinion];
 }
 
 /// Scores of the views for a text that none had seen, and the truth.
@@ -109,11 +110,20 @@ pub struct Unseen {
     pub meaning: Scores,
     /// None where the reader has learnt from the text.
     pub reading: Option<Scores>,
+    /// None where no language model has read it.
+    pub opinion: Option<Scores>,
     pub truth: usize,
 }
 
+impl Unseen {
+    /// The scores of the views; 0 where there are none.
+    pub fn scores(&self) -> [Scores; 4] {
+        [self.text, self.meaning, self.reading.unwrap_or_default(), self.opinion.unwrap_or_default()]
+    }
+}
+
 /// Scales and offsets in a point of the search.
-const SCALES: usize = 3;
+const SCALES: usize = 4;
 
 /// Fits the scales and offsets of [`Mix`] for the views that are known: near plain addition, or near `start`.
 pub fn mix(unseen: &[Unseen], known: Known, start: Option<&Mix>) -> Mix {
@@ -121,8 +131,8 @@ pub fn mix(unseen: &[Unseen], known: Known, start: Option<&Mix>) -> Mix {
     let count = unseen.len().max(1) as f64;
     let mut anchor = vec![0.0; SCALES + CLASSES];
     let l2 = match start {
-        Some(Mix { text, meaning, reading, offsets }) => {
-            let numbers = [text, meaning, reading].into_iter().chain(offsets);
+        Some(Mix { text, meaning, reading, opinion, offsets }) => {
+            let numbers = [text, meaning, reading, opinion].into_iter().chain(offsets);
             anchor.iter_mut().zip(numbers).for_each(|(slot, number)| *slot = f64::from(*number));
             START_ROWS / count
         }
@@ -135,7 +145,7 @@ pub fn mix(unseen: &[Unseen], known: Known, start: Option<&Mix>) -> Mix {
         gradient.fill(0.0);
         let mut value = 0.0;
         for one in unseen {
-            let of_views = [one.text, one.meaning, one.reading.unwrap_or_default()];
+            let of_views = one.scores();
             let mut scores = [0.0; CLASSES];
             for class in 0..CLASSES {
                 let of_views = of_views[..views].iter().zip(point);
@@ -160,7 +170,7 @@ pub fn mix(unseen: &[Unseen], known: Known, start: Option<&Mix>) -> Mix {
     let found: Vec<f32> = found.into_iter().map(|value| value as f32).collect();
     let mut offsets = [0.0; CLASSES];
     offsets.copy_from_slice(&found[SCALES..]);
-    Mix { text: found[0], meaning: found[1], reading: found[2], offsets }
+    Mix { text: found[0], meaning: found[1], reading: found[2], opinion: found[3], offsets }
 }
 
 /// Width of the band that the rule of [`abstain_below`] looks at, and the fewest rows it believes.
@@ -226,7 +236,7 @@ mod tests {
                 text[if at % 10 < 3 { (truth + 1) % 4 } else { truth }] = 9.0;
                 let mut meaning = [0.0; CLASSES];
                 meaning[at / 4 % 4] = 3.0;
-                Unseen { text, meaning, reading: Some(text), truth }
+                Unseen { text, meaning, reading: Some(text), opinion: None, truth }
             })
             .collect();
         let two = mix(&unseen, Known::Meaning, None);

@@ -1,8 +1,8 @@
 //! The trained heads: multinomial logistic regressions over two views of a request (its text, its meaning), mixed with what a reader
-//! ([`crate::embed::reader`]) says of it and calibrated, and the file that keeps them.
+//! ([`crate::embed::reader`]) says of it and a language model makes of it ([`super::opinion`]), and calibrated; and the file that keeps them.
 //!
-//! Each head has a text view and, where an embedding is at hand, a meaning view; the reader's scores are a third. Their log-odds are
-//! added with one scale per view and one offset per class, fitted on predictions for texts that the views had not seen: this mixes
+//! Each head has a text view and, where an embedding is at hand, a meaning view; the reader's scores are a third, a linear map of
+//! the language model's states a fourth. Their log-odds are added with one scale per view and one offset per class, fitted on predictions for texts that the views had not seen: this mixes
 //! and calibrates in one step (vector scaling, Guo et al. 2017). There is a fit for each set of views that may be at hand.
 
 use std::collections::BTreeMap;
@@ -15,10 +15,11 @@ use serde::{Deserialize, Serialize};
 use super::data::Task;
 use super::features::{BUCKETS, Centre, FEATURE_VERSION, Row, TEXT_DIMENSIONS, meaning_dimensions};
 use super::fit::Known;
+use super::opinion::States;
 use super::words::{TAG_BUCKETS, Tagger};
 
 const MAGIC: &[u8; 4] = b"RTRI";
-const FORMAT_VERSION: u32 = 2;
+const FORMAT_VERSION: u32 = 3;
 /// Every judgement has four classes.
 pub const CLASSES: usize = 4;
 /// Limit for the JSON part, against a damaged length.
@@ -52,6 +53,11 @@ pub struct Linear {
 }
 
 impl Linear {
+    /// Of no positions: says nothing.
+    pub fn none() -> Self {
+        Self { weights: Vec::new(), bias: [0.0; CLASSES] }
+    }
+
     pub fn scores(&self, row: &Row) -> [f32; CLASSES] {
         let mut scores = self.bias;
         for (position, value) in row {
@@ -69,6 +75,7 @@ pub struct Mix {
     pub text: f32,
     pub meaning: f32,
     pub reading: f32,
+    pub opinion: f32,
     pub offsets: [f32; CLASSES],
 }
 
@@ -76,11 +83,14 @@ pub struct Mix {
 pub type Scores = [f32; CLASSES];
 
 impl Mix {
-    /// Calibrated probabilities.
-    pub fn probabilities(&self, text: &Scores, meaning: &Scores, reading: &Scores) -> Scores {
+    /// Calibrated probabilities from the scores of the views, in the order of [`Known`].
+    pub fn probabilities(&self, [text, meaning, reading, opinion]: [&Scores; 4]) -> Scores {
         let mut scores = self.offsets;
         for class in 0..CLASSES {
-            scores[class] += self.text * text[class] + self.meaning * meaning[class] + self.reading * reading[class];
+            scores[class] += self.text * text[class]
+                + self.meaning * meaning[class]
+                + self.reading * reading[class]
+                + self.opinion * opinion[class];
         }
         softmax(scores)
     }
@@ -91,6 +101,8 @@ impl Mix {
 pub struct Head {
     pub text: Linear,
     pub meaning: Linear,
+    /// Of no positions where the heads were trained without a language model.
+    pub opinion: Linear,
     pub settings: HeadSettings,
 }
 
@@ -108,11 +120,14 @@ pub struct HeadSettings {
     pub text_only: Calibration,
     /// Text and embedding.
     pub with_meaning: Calibration,
-    /// All three; None where the heads were trained without a reader.
+    /// And the reader's scores; None where the heads were trained without a reader, or it takes no part.
     pub with_reading: Option<Calibration>,
+    /// All that judges this task, and the language model's opinion; None where the heads were trained without one.
+    pub with_opinion: Option<Calibration>,
     /// L2 strengths chosen on folds.
     pub text_l2: f32,
     pub meaning_l2: f32,
+    pub opinion_l2: f32,
 }
 
 impl HeadSettings {
@@ -122,24 +137,39 @@ impl HeadSettings {
             Known::Text => Some(&self.text_only),
             Known::Meaning => Some(&self.with_meaning),
             Known::Reading => self.with_reading.as_ref(),
+            Known::Opinion => self.with_opinion.as_ref(),
         }
     }
 }
 
 impl Head {
-    /// Calibrated probabilities and the threshold for abstaining. A reading without a meaning is not used.
-    pub fn judge(&self, text: &Row, meaning: Option<&Row>, reading: Option<&Scores>) -> (Scores, f32) {
+    /// Calibrated probabilities and the threshold for abstaining. A reading without a meaning is not used, and no opinion without all
+    /// that the mix has beside it.
+    pub fn judge(
+        &self,
+        text: &Row,
+        meaning: Option<&Row>,
+        reading: Option<&Scores>,
+        opinion: Option<&Row>,
+    ) -> (Scores, f32) {
         let text = self.text.scores(text);
         let none = Scores::default();
-        let with = |calibration: &Calibration, meaning: &Scores, reading: &Scores| {
-            (calibration.mix.probabilities(&text, meaning, reading), calibration.abstain_below)
+        let with = |calibration: &Calibration, meaning: &Scores, reading: &Scores, opinion: &Scores| {
+            (calibration.mix.probabilities([&text, meaning, reading, opinion]), calibration.abstain_below)
         };
+        let HeadSettings { text_only, with_meaning, with_reading, with_opinion, .. } = &self.settings;
         let Some(meaning) = meaning.map(|row| self.meaning.scores(row)) else {
-            return with(&self.settings.text_only, &none, &none);
+            return with(text_only, &none, &none, &none);
         };
-        match (reading, &self.settings.with_reading) {
-            (Some(reading), Some(calibration)) => with(calibration, &meaning, reading),
-            _ => with(&self.settings.with_meaning, &meaning, &none),
+        let reading = reading.filter(|_| with_reading.is_some());
+        if let (Some(calibration), Some(opinion)) = (with_opinion, opinion)
+            && reading.is_some() == with_reading.is_some()
+        {
+            return with(calibration, &meaning, reading.unwrap_or(&none), &self.opinion.scores(opinion));
+        }
+        match (reading, with_reading) {
+            (Some(reading), Some(calibration)) => with(calibration, &meaning, reading, &none),
+            _ => with(with_meaning, &meaning, &none, &none),
         }
     }
 }
@@ -164,6 +194,8 @@ pub struct Header {
     pub difficulty: HeadSettings,
     pub next: HeadSettings,
     pub centre: Centre,
+    /// None where the heads were trained without a language model.
+    pub states: Option<States>,
     /// What a team's own heads were made from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub own: Option<Own>,
@@ -221,7 +253,7 @@ impl Heads {
     }
 
     /// Layout, little endian: `RTRI`, u32 format version, u32 length of the JSON header, the header, then f16 blocks:
-    /// idf, per head (urgency, difficulty, next) text weights and bias, meaning weights and bias, then the tagger's weights
+    /// idf, per head (urgency, difficulty, next) text weights and bias, meaning weights and bias, opinion weights and bias, then the tagger's weights
     /// and bias.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, TriageError> {
         let mut rest = bytes;
@@ -251,12 +283,17 @@ impl Heads {
         if header.centre.mean.len() != header.dimensions {
             return Err(TriageError::Damaged("the centre does not have the embedding's length".into()));
         }
+        if header.states.as_ref().is_some_and(|states| states.mean.len() != states.scale.len()) {
+            return Err(TriageError::Damaged("the states have another number of means than of scales".into()));
+        }
         Self::read_blocks(header, weights)
     }
 
     fn read_blocks(header: Header, weights: &[u8]) -> Result<Self, TriageError> {
         let meaning = meaning_dimensions(header.dimensions);
-        let expected = 2 * (BUCKETS + 3 * CLASSES * (TEXT_DIMENSIONS + 1 + meaning + 1) + TAG_BUCKETS + 1);
+        let opinion = header.states.as_ref().map_or(0, |states| states.mean.len());
+        let positions = TEXT_DIMENSIONS + 1 + meaning + 1 + opinion + 1;
+        let expected = 2 * (BUCKETS + 3 * CLASSES * positions + TAG_BUCKETS + 1);
         if weights.len() != expected {
             let found = weights.len();
             return Err(TriageError::Damaged(format!("{found} bytes of weights instead of {expected}")));
@@ -272,14 +309,16 @@ impl Heads {
         let mut head = |settings: &HeadSettings| Head {
             text: linear(TEXT_DIMENSIONS),
             meaning: linear(meaning),
+            opinion: linear(opinion),
             settings: settings.clone(),
         };
         let (urgency, difficulty, next) = (head(&header.urgency), head(&header.difficulty), head(&header.next));
         let tagger =
             Tagger { weights: values.by_ref().take(TAG_BUCKETS).collect(), bias: values.next().unwrap_or_default() };
         let all = [&urgency, &difficulty, &next];
-        let weights = all.iter().flat_map(|head| head.text.weights.iter().chain(&head.meaning.weights));
-        if !idf.iter().chain(&tagger.weights).chain(weights).all(|value| value.is_finite()) {
+        let of_head = |head: &'_ Head| [&head.text, &head.meaning, &head.opinion].map(|linear| linear.weights.clone());
+        let weights: Vec<f32> = all.into_iter().flat_map(|head| of_head(head).concat()).collect();
+        if !idf.iter().chain(&tagger.weights).chain(&weights).all(|value| value.is_finite()) {
             return Err(TriageError::Damaged("a weight is no number".into()));
         }
         Ok(Self { header, idf, urgency, difficulty, next, tagger })
@@ -295,7 +334,7 @@ impl Heads {
             |values: &[f32]| bytes.extend(values.iter().flat_map(|value| f16::from_f32(*value).to_le_bytes()));
         write(&self.idf);
         for head in [&self.urgency, &self.difficulty, &self.next] {
-            for linear in [&head.text, &head.meaning] {
+            for linear in [&head.text, &head.meaning, &head.opinion] {
                 write(&linear.weights);
                 write(&linear.bias);
             }
@@ -319,13 +358,15 @@ pub mod tests {
 
     /// Heads with small weights, for tests that must not depend on the trained file.
     pub fn sample(dimensions: usize) -> Heads {
-        let mix = Mix { text: 1.0, meaning: 0.5, reading: 0.5, offsets: [0.0, 0.5, 0.0, 0.0] };
+        let mix = Mix { text: 1.0, meaning: 0.5, reading: 0.5, opinion: 0.5, offsets: [0.0, 0.5, 0.0, 0.0] };
         let settings = HeadSettings {
             text_only: Calibration { mix: mix.clone(), abstain_below: 0.45 },
             with_meaning: Calibration { mix: mix.clone(), abstain_below: 0.4 },
-            with_reading: Some(Calibration { mix, abstain_below: 0.4 }),
+            with_reading: Some(Calibration { mix: mix.clone(), abstain_below: 0.4 }),
+            with_opinion: Some(Calibration { mix, abstain_below: 0.4 }),
             text_l2: 1e-3,
             meaning_l2: 1e-3,
+            opinion_l2: 1e-1,
         };
         let linear = |positions: usize| Linear {
             weights: (0..positions * CLASSES).map(|at| (at % 7) as f32 - 3.0).collect(),
@@ -334,6 +375,7 @@ pub mod tests {
         let head = Head {
             text: linear(TEXT_DIMENSIONS),
             meaning: linear(meaning_dimensions(dimensions)),
+            opinion: linear(2),
             settings: settings.clone(),
         };
         let header = Header {
@@ -349,6 +391,7 @@ pub mod tests {
             difficulty: settings.clone(),
             next: settings,
             centre: Centre { mean: vec![0.0; dimensions], scale: 1.0 },
+            states: Some(States { name: "states".into(), mean: vec![0.0; 2], scale: vec![1.0; 2] }),
             own: None,
         };
         let tagger = Tagger { weights: vec![0.5; TAG_BUCKETS], bias: -1.0 };

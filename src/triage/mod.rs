@@ -14,6 +14,7 @@ pub mod folded;
 pub mod heads;
 pub mod lexicon;
 pub mod measure;
+pub mod opinion;
 pub mod optimise;
 pub mod own;
 pub mod prepare;
@@ -53,6 +54,8 @@ pub struct TriageModel {
     uses_embedding: bool,
     /// False when no reader is running, or not the one of the training.
     uses_reading: bool,
+    /// False when no language model is running here, or not the one of the training.
+    uses_opinion: bool,
     /// SHA-256 of the weights, hexadecimal.
     digest: String,
 }
@@ -64,6 +67,8 @@ pub struct Meaning<'a> {
     pub vector: Option<&'a [f32]>,
     /// What a reader says of that text: [`crate::embed::Reader::scores`].
     pub reading: Option<&'a [f32]>,
+    /// What the language model makes of that text: [`crate::inference::Inference::consider`].
+    pub opinion: Option<&'a [f32]>,
 }
 
 impl TriageModel {
@@ -85,7 +90,13 @@ impl TriageModel {
 
     fn from_bytes(bytes: &[u8]) -> Result<Self, TriageError> {
         let digest = crate::store::sha256_hex(bytes);
-        Ok(Self { heads: Heads::from_bytes(bytes)?, uses_embedding: true, uses_reading: true, digest })
+        Ok(Self {
+            heads: Heads::from_bytes(bytes)?,
+            uses_embedding: true,
+            uses_reading: true,
+            uses_opinion: true,
+            digest,
+        })
     }
 
     /// SHA-256 (hexadecimal) of the weights.
@@ -113,11 +124,23 @@ impl TriageModel {
         self.heads.header.reader.as_deref()
     }
 
-    /// Says which embedder makes the vectors and which reader reads. With another than [`Self::embedder`] the vectors are ignored
-    /// and the text alone is judged; with another than [`Self::reader`] what it says is.
-    pub fn for_models(mut self, name: &str, reader: Option<&str>) -> Self {
+    /// Name of the states that the heads were trained to read; None where they were trained without a language model.
+    pub fn opinion(&self) -> Option<&str> {
+        self.heads.header.states.as_ref().map(|states| states.name.as_str())
+    }
+
+    /// True where an opinion of the running language model is used.
+    pub fn wants_opinion(&self) -> bool {
+        self.uses_embedding && self.uses_opinion
+    }
+
+    /// Says which embedder makes the vectors, which reader reads and what the language model's states are called. With another than [`Self::embedder`] the vectors are ignored
+    /// and the text alone is judged; with another than [`Self::reader`] what it says is, and with others than
+    /// [`Self::opinion`] the states are.
+    pub fn for_models(mut self, name: &str, reader: Option<&str>, opinion: Option<&str>) -> Self {
         self.uses_embedding = name == self.heads.header.embedder;
         self.uses_reading = reader.is_some() && reader == self.reader();
+        self.uses_opinion = opinion.is_some() && opinion == self.opinion();
         if !self.uses_embedding {
             let trained = self.embedder();
             tracing::warn!(trained, running = name, "triage judges the text only: trained with another embedder");
@@ -151,8 +174,15 @@ impl TriageModel {
             None => [None; 3],
         };
         let heads = &self.heads;
-        let seen =
-            Seen { heads, text: &text, features: &features, text_row: &text_row, meaning_row: meaning_row.as_ref() };
+        let states = heads.header.states.as_ref().filter(|_| self.uses_opinion);
+        let seen = Seen {
+            heads,
+            text: &text,
+            features: &features,
+            text_row: &text_row,
+            meaning_row: meaning_row.as_ref(),
+            opinion_row: states.zip(meaning.opinion).and_then(|(states, opinion)| states.row(opinion)),
+        };
         let mut difficulty: Judgement<Difficulty> = seen.judgement(Task::Difficulty, difficulty);
         difficulty.neighbours = for_difficulty(difficulty.label, neighbours, overall);
         let mut next: Judgement<NextStep> = seen.judgement(Task::Next, next);
@@ -164,6 +194,7 @@ impl TriageModel {
             next,
             expected_time: expected_time(neighbours, overall),
             skill: skill(neighbours),
+            second_opinion: seen.meaning_row.is_some() && seen.opinion_row.is_some(),
         }
     }
 }
@@ -175,12 +206,14 @@ struct Seen<'a> {
     features: &'a Features,
     text_row: &'a Row,
     meaning_row: Option<&'a Row>,
+    opinion_row: Option<Row>,
 }
 
 impl Seen<'_> {
     fn judgement<T: Class>(&self, task: Task, reading: Option<Scores>) -> Judgement<T> {
         let head = self.heads.of(task);
-        let (probabilities, threshold) = head.judge(self.text_row, self.meaning_row, reading.as_ref());
+        let (probabilities, threshold) =
+            head.judge(self.text_row, self.meaning_row, reading.as_ref(), self.opinion_row.as_ref());
         let class = label(task, &probabilities);
         let probability = probabilities[class];
         // Which words show urgency has been marked by people; for the others the heads alone tell.
@@ -257,7 +290,13 @@ mod tests {
     use crate::ticket::{Language, Urgency};
 
     fn model() -> TriageModel {
-        TriageModel { heads: sample(4), uses_embedding: true, uses_reading: true, digest: String::new() }
+        TriageModel {
+            heads: sample(4),
+            uses_embedding: true,
+            uses_reading: true,
+            uses_opinion: true,
+            digest: String::new(),
+        }
     }
 
     fn request(subject: &str, body: &str) -> Request {
@@ -295,7 +334,10 @@ mod tests {
                 [None, Some([0.5f32; 4].as_slice()), Some([f32::NAN; 4].as_slice()), Some([0.5; 9].as_slice())]
             {
                 for reading in [None, Some([9.0; 12].as_slice()), Some([f32::NAN; 12].as_slice()), Some(&[1.0; 13])] {
-                    assert_sound(&model().judge(&request, Meaning { vector, reading }, &[], None), body);
+                    for opinion in [None, Some([1e30; 2].as_slice()), Some(&[f32::NAN; 2]), Some(&[1.0; 3])] {
+                        let meaning = Meaning { vector, reading, opinion };
+                        assert_sound(&model().judge(&request, meaning, &[], None), body);
+                    }
                 }
             }
         }
@@ -307,20 +349,35 @@ mod tests {
         let vector = [0.9f32, -0.3, 0.1, 0.2];
         let mut reading = [0.0f32; 12];
         reading[3] = 4.0;
-        let both = Meaning { vector: Some(&vector), reading: Some(&reading) };
-        let vector_alone = Meaning { reading: None, ..both };
+        let both = Meaning { vector: Some(&vector), reading: Some(&reading), opinion: None };
+        let vector_alone = Meaning { vector: Some(&vector), ..Meaning::default() };
         let said = |model: &TriageModel, meaning| model.judge(&request, meaning, &[], None);
 
-        let other = model().for_models("another-model", Some("reader"));
+        let other = model().for_models("another-model", Some("reader"), Some("states"));
         let text_only = said(&other, Meaning::default());
         assert_eq!(said(&other, both), text_only);
-        let same = model().for_models("sample", Some("reader"));
+        let same = model().for_models("sample", Some("reader"), Some("states"));
         assert_ne!(said(&same, vector_alone).urgency.distribution, text_only.urgency.distribution);
         assert!(said(&same, both).urgency.distribution[3] > said(&same, vector_alone).urgency.distribution[3]);
         assert_eq!(said(&same, both).next, said(&same, vector_alone).next, "each judgement has scores of its own");
         for reader in [None, Some("another")] {
-            let without = model().for_models("sample", reader);
+            let without = model().for_models("sample", reader, Some("states"));
             assert_eq!(said(&without, both), said(&same, vector_alone));
+        }
+
+        // The sample's map of the states raises the second class by their first number.
+        let states = [-2.0f32, 0.0];
+        let all = Meaning { opinion: Some(&states), ..both };
+        assert!(said(&same, all).urgency.distribution[0] > said(&same, both).urgency.distribution[0]);
+        for unusable in [&states[..1], &[f32::NAN, 0.0]] {
+            assert_eq!(said(&same, Meaning { opinion: Some(unusable), ..both }), said(&same, both));
+        }
+        // Not without what the mix has beside it.
+        assert_eq!(said(&same, Meaning { reading: None, ..all }), said(&same, vector_alone));
+        for opinion in [None, Some("others")] {
+            let without = model().for_models("sample", Some("reader"), opinion);
+            assert!(!without.wants_opinion());
+            assert_eq!(said(&without, all), said(&same, both));
         }
     }
 

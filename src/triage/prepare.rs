@@ -19,6 +19,8 @@ pub struct Prepared {
     pub embedding: Vec<f32>,
     /// By a reader that has not learnt from it.
     pub reading: Option<[Scores; 3]>,
+    /// States of the language model that has read it.
+    pub opinion: Option<Vec<f32>>,
     /// Features of the evidence alone, where there is some.
     pub evidence: Option<Features>,
 }
@@ -28,7 +30,7 @@ impl Prepared {
     pub fn new(row: Labelled, embedding: Vec<f32>, reading: Option<[Scores; 3]>) -> Self {
         let request = row.request();
         let evidence = (!row.evidence.is_empty()).then(|| Features::of_text(&row.evidence, 0, &request.language));
-        Self { features: Features::of(&request), row, embedding, reading, evidence }
+        Self { features: Features::of(&request), row, embedding, reading, opinion: None, evidence }
     }
 }
 

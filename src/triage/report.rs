@@ -12,11 +12,11 @@ use crate::ticket::{Class, Difficulty, NextStep, Urgency};
 pub struct TaskReport {
     pub task: Task,
     /// Unseen folds of the training rows, by the views that are known; with the reader, only rows that were kept from it.
-    pub folds: [Vec<Judged>; 3],
+    pub folds: [Vec<Judged>; 4],
     pub majority: Vec<Judged>,
     pub keyword: Vec<Judged>,
     /// The development rows, by the views that are known.
-    pub dev: [Vec<Judged>; 3],
+    pub dev: [Vec<Judged>; 4],
     pub dev_majority: Vec<Judged>,
     pub dev_keyword: Vec<Judged>,
 }
@@ -24,8 +24,7 @@ pub struct TaskReport {
 impl TaskReport {
     /// The development rows, judged by all that takes part.
     pub fn best_dev(&self) -> &[Judged] {
-        let [.., meaning, reading] = &self.dev;
-        if reading.is_empty() { meaning } else { reading }
+        self.dev.iter().rev().find(|judged| !judged.is_empty()).map_or(&[], Vec::as_slice)
     }
 
     pub fn empty(task: Task) -> Self {
@@ -69,13 +68,14 @@ impl Report {
         let count = |part: &str| header.rows.get(part).copied().unwrap_or(0);
         let mut text = format!(
             "# Triage heads: training report\n\nMade on {} by `{command}` (seed {}), {} training and {} development \
-             rows, embedder `{}`, reader `{}`, features {}, weights of {} KB.\n\n{INTRODUCTION}\n",
+             rows, embedder `{}`, reader `{}`, language model `{}`, features {}, weights of {} KB.\n\n{INTRODUCTION}\n",
             header.trained_on,
             header.seed,
             count("train"),
             count("dev"),
             header.embedder,
             header.reader.as_deref().unwrap_or("none"),
+            header.states.as_ref().map_or("none", |states| &states.name),
             header.feature_version,
             self.file_bytes / 1024,
         );
@@ -115,17 +115,20 @@ fn add_task(text: &mut String, report: &TaskReport, settings: &HeadSettings, see
     let _ = writeln!(text, "## {}\n", title(report.task));
     let _ = writeln!(text, "| rows | model | accuracy | macro-F1 | kappa | ECE | Brier |");
     let _ = writeln!(text, "|---|---|---|---|---|---|---|");
+    let opinion_rows = if report.folds[2].is_empty() { "folds" } else { "folds, kept from the reader" };
     let lines = [
         ("folds", "majority", &report.majority, false),
         ("folds", "keywords", &report.keyword, false),
         ("folds", "text only", &report.folds[0], false),
         ("folds", "text and embedding", &report.folds[1], true),
-        ("folds, kept from the reader", "**with the reader**", &report.folds[2], true),
+        ("folds, kept from the reader", "with the reader", &report.folds[2], true),
+        (opinion_rows, "**with the language model**", &report.folds[3], true),
         ("dev", "majority", &report.dev_majority, false),
         ("dev", "keywords", &report.dev_keyword, false),
         ("dev", "text only", &report.dev[0], true),
         ("dev", "text and embedding", &report.dev[1], true),
-        ("dev", "**with the reader**", &report.dev[2], true),
+        ("dev", "with the reader", &report.dev[2], true),
+        ("dev", "**with the language model**", &report.dev[3], true),
     ];
     for (rows, model, judged, with_interval) in lines.into_iter().filter(|(.., judged, _)| !judged.is_empty()) {
         let measured = figures(judged, report.task.ordered());
@@ -137,13 +140,14 @@ fn add_task(text: &mut String, report: &TaskReport, settings: &HeadSettings, see
         let _ = writeln!(text, "| {rows} | {model} | {} |", cells.collect::<Vec<_>>().join(" | "));
     }
     let dev = report.best_dev();
-    let calibration = settings.with_reading.as_ref().unwrap_or(&settings.with_meaning);
+    let best = settings.with_opinion.as_ref().or(settings.with_reading.as_ref());
+    let calibration = best.unwrap_or(&settings.with_meaning);
     let acted: Vec<&Judged> = dev.iter().filter(|one| one.probability() >= calibration.abstain_below).collect();
     let right = acted.iter().filter(|one| one.label == one.truth).count();
     let _ = writeln!(
         text,
         "\nAbstains below {:.2} ({:.2} without an embedding): on dev it acts on {} of {} and is right in {:.1} % of these. \
-         L2 {:.0e} for the text, {:.0e} for the meaning.\n",
+         L2 {:.0e} for the text, {:.0e} for the meaning, {:.0e} for the opinion.\n",
         calibration.abstain_below,
         settings.text_only.abstain_below,
         acted.len(),
@@ -151,6 +155,7 @@ fn add_task(text: &mut String, report: &TaskReport, settings: &HeadSettings, see
         100.0 * right as f32 / acted.len().max(1) as f32,
         settings.text_l2,
         settings.meaning_l2,
+        settings.opinion_l2,
     );
     let _ = writeln!(text, "| dev: truth \\ judged | {} | recall | precision |", names.join(" | "));
     let _ = writeln!(text, "|---|{}---|---|", "---|".repeat(CLASSES));

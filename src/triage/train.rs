@@ -10,17 +10,18 @@ use super::data::{Labelled, Task, folds, read};
 use super::features::FEATURE_VERSION;
 use super::features::Features;
 use super::fit::Known;
-use super::folded::{Folded, READ};
+use super::folded::{Folded, READ, Strengths};
 use super::heads::{Head, Header, Heads, Scores, TriageError};
 use super::measure::{BRIER, Judged, MEASURES, changes, figures};
+use super::opinion::{ConsiderOne, Opinions, States, consider_all};
 use super::prepare::{Prepared, Views, prepare, rows};
 use super::report::{Report, TaskReport, WordsReport};
 use super::words;
 
 pub(super) const FOLDS: usize = 5;
 /// Strengths of regularisation that the folds choose from.
-const TEXT_L2: [f32; 4] = [1e-4, 3e-4, 1e-3, 3e-3];
-const MEANING_L2: [f32; 4] = [3e-4, 1e-3, 3e-3, 1e-2];
+const STRENGTHS: Strengths =
+    Strengths { text: &[1e-4, 3e-4, 1e-3, 3e-3], meaning: &[3e-4, 1e-3, 3e-3, 1e-2], opinion: &[0.15, 0.4] };
 
 /// Texts to vectors (role: query), one per text.
 pub type EmbedTexts<'a> = dyn FnMut(&[&str]) -> Result<Vec<Vec<f32>>, TriageError> + 'a;
@@ -34,6 +35,15 @@ pub struct TrainingModels<'a> {
     pub name: &'a str,
     pub embed: &'a mut EmbedTexts<'a>,
     pub reader: Option<TrainingReader<'a>>,
+    pub language_model: Option<TrainingOpinions<'a>>,
+}
+
+/// A language model, and further labelled requests that its view alone learns from.
+pub struct TrainingOpinions<'a> {
+    /// [`crate::inference::generator::Generator::considers`].
+    pub name: &'a str,
+    pub consider: &'a mut ConsiderOne<'a>,
+    pub more: Vec<Labelled>,
 }
 
 /// A reader, and what it says of training rows that it has not learnt from.
@@ -77,11 +87,22 @@ pub fn train(
         }
         reader = Some(readings.reader.clone());
     }
-    let (mut heads, mut tasks) = fit_heads(&training, models.name, seed, progress)?;
+    let mut considered = None;
+    if let Some(model) = &mut models.language_model {
+        consider_all(&mut training, "train", model.consider, progress)?;
+        consider_all(&mut dev, "dev", model.consider, progress)?;
+        let more = std::mem::take(&mut model.more);
+        considered = Some(opinions(&training, more, model, progress)?);
+    }
+    let (mut heads, mut tasks) = fit_heads(&training, models.name, considered, seed, progress)?;
     heads.header.reader = reader;
     for task in &mut tasks {
         let is_read = heads.header.reader.is_some() && READ.contains(&task.task);
-        let is_known = |known| known < Known::Reading || is_read;
+        let is_known = |known| match known {
+            Known::Text | Known::Meaning => true,
+            Known::Reading => is_read,
+            Known::Opinion => heads.header.states.is_some(),
+        };
         task.dev = Known::ALL.map(|known| match is_known(known) {
             true => judge_all(&heads, &dev, task.task, known),
             false => Vec::new(),
@@ -108,14 +129,14 @@ fn refuse_worse(
     seed: u64,
     progress: &mut dyn FnMut(&str),
 ) -> Result<(), TriageError> {
-    let made_for = |heads: &Heads| (heads.header.embedder.clone(), heads.header.reader.clone());
+    let states = |heads: &Heads| heads.header.states.as_ref().map(|states| states.name.clone());
+    let made_for = |heads: &Heads| (heads.header.embedder.clone(), heads.header.reader.clone(), states(heads));
     if made_for(present) != made_for(heads) {
         progress("the weights that are there were made for other models: not compared");
         return Ok(());
     }
     for task in Task::ALL {
-        let known = if heads.of(task).settings.with_reading.is_some() { Known::Reading } else { Known::Meaning };
-        let [before, after] = [present, heads].map(|heads| judge_all(heads, dev, task, known));
+        let [before, after] = [present, heads].map(|heads| judge_all(heads, dev, task, Known::Opinion));
         let brier = changes(&before, &after, task.ordered(), seed)[BRIER];
         if brier.low > 0.0 {
             return Err(TriageError::Worse { task: task.name(), by: brier.by, low: brier.low, high: brier.high });
@@ -141,9 +162,31 @@ pub(crate) fn replace(out: &Path, bytes: &[u8]) -> Result<(), TriageError> {
     std::fs::rename(&partial, out).map_err(failed)
 }
 
+/// The states of the rows as the heads read them, and those of the further requests.
+fn opinions(
+    training: &[Prepared],
+    more: Vec<Labelled>,
+    model: &mut TrainingOpinions<'_>,
+    progress: &mut dyn FnMut(&str),
+) -> Result<(States, Opinions), TriageError> {
+    let states = States::of(model.name, training.iter().filter_map(|one| one.opinion.as_deref()));
+    let mut further = Vec::with_capacity(more.len());
+    let total = more.len();
+    for (at, row) in more.into_iter().enumerate() {
+        let read = (model.consider)(&row.request().text())?;
+        further.extend(read.and_then(|read| states.row(&read)).map(|read| (read, row)));
+        if (at + 1) % 100 == 0 || at + 1 == total {
+            progress(&format!("further: {} of {total} requests considered", at + 1));
+        }
+    }
+    let rows = states.rows(training);
+    Ok((states, Opinions { rows, more: further }))
+}
+
 fn fit_heads(
     prepared: &[Prepared],
     embedder: &str,
+    considered: Option<(States, Opinions)>,
     seed: u64,
     progress: &mut dyn FnMut(&str),
 ) -> Result<(Heads, Vec<TaskReport>), TriageError> {
@@ -153,11 +196,13 @@ fn fit_heads(
     let learnt_by = |fold: usize| fold_of.iter().map(|of| *of != fold).collect::<Vec<_>>();
     let fold_views: Vec<Views> = (0..FOLDS).map(|fold| Views::counted(prepared, &learnt_by(fold))).collect();
     let all = Views::counted(prepared, &vec![true; prepared.len()]);
+    let (states, opinions) = considered.unzip();
     let mut heads = Vec::new();
     let mut reports = Vec::new();
     for task in Task::ALL {
-        let folded = Folded::new(prepared, task, &fold_of, fold_views.iter().collect(), None);
-        let (head, cross) = folded.head(&all, &TEXT_L2, &MEANING_L2, progress);
+        let views = fold_views.iter().collect();
+        let folded = Folded::new(prepared, task, &fold_of, views, opinions.as_ref(), None);
+        let (head, cross) = folded.head(&all, STRENGTHS, progress);
         heads.push(head);
         reports.push(TaskReport {
             majority: baseline::over_folds(baseline::majority, &labelled, &fold_of, FOLDS, task),
@@ -181,6 +226,7 @@ fn fit_heads(
         difficulty: difficulty.settings.clone(),
         next: next.settings.clone(),
         centre: all.centre.clone(),
+        states,
         own: None,
     };
     let tagger = words::Tagger::fit(&marked(prepared));
@@ -194,8 +240,10 @@ pub(super) fn judge_all(heads: &Heads, prepared: &[Prepared], task: Task, known:
         let truth = task.class(&one.row)?;
         let text = one.features.text_row(&heads.idf);
         let meaning = (known >= Known::Meaning).then(|| one.features.meaning_row(&one.embedding, &heads.header.centre));
-        let reading = one.reading.filter(|_| known == Known::Reading).map(|reading| reading[task as usize]);
-        let (probabilities, _) = head.judge(&text, meaning.as_ref(), reading.as_ref());
+        let reading = one.reading.filter(|_| known >= Known::Reading).map(|reading| reading[task as usize]);
+        let states = heads.header.states.as_ref().filter(|_| known == Known::Opinion);
+        let opinion = states.zip(one.opinion.as_deref()).and_then(|(states, opinion)| states.row(opinion));
+        let (probabilities, _) = head.judge(&text, meaning.as_ref(), reading.as_ref(), opinion.as_ref());
         Some(Judged::new(task, truth, probabilities))
     };
     prepared.iter().filter_map(judge).collect()
@@ -203,10 +251,10 @@ pub(super) fn judge_all(heads: &Heads, prepared: &[Prepared], task: Task, known:
 
 fn named_figures(task: &TaskReport) -> BTreeMap<String, f32> {
     let mut named = BTreeMap::new();
-    let parts = [("folds", &task.folds[1]), ("folds_reading", &task.folds[2]), ("dev_text_only", &task.dev[0])];
-    let parts = parts.map(|(part, judged)| (part, judged.as_slice()));
-    let dev = [("dev_without_reading", task.dev[1].as_slice()), ("dev", task.best_dev())];
-    for (part, judged) in parts.into_iter().chain(dev).filter(|(_, judged)| !judged.is_empty()) {
+    let folds = ["", "folds", "folds_reading", "folds_opinion"].into_iter().zip(&task.folds).skip(1);
+    let dev = ["dev_text_only", "dev_without_reading", "dev_without_opinion", "dev_opinion"].into_iter().zip(&task.dev);
+    let parts = folds.chain(dev).map(|(part, judged)| (part, judged.as_slice()));
+    for (part, judged) in parts.chain([("dev", task.best_dev())]).filter(|(_, judged)| !judged.is_empty()) {
         let measured = figures(judged, task.task.ordered());
         named.extend(MEASURES.iter().zip(measured).map(|(name, value)| (format!("{part}_{name}"), value)));
     }
@@ -272,7 +320,13 @@ mod tests {
                     scores
                 }));
             }
-            fit_heads(&prepared, "test", 5, &mut |_| {}).expect("three heads")
+            // And a language model that has read all.
+            for one in &mut prepared {
+                one.opinion = Some(vec![1e4, Task::Urgency.class(&one.row).unwrap_or_default() as f32]);
+            }
+            let states = States::of("states", prepared.iter().filter_map(|one| one.opinion.as_deref()));
+            let opinions = Opinions { rows: states.rows(&prepared), more: Vec::new() };
+            fit_heads(&prepared, "test", Some((states, opinions)), 5, &mut |_| {}).expect("three heads")
         };
         let (heads, reports) = run();
         assert_eq!(heads, run().0);
@@ -283,6 +337,7 @@ mod tests {
             }
             let read = if READ.contains(&report.task) { report.folds[1].len().div_ceil(2) } else { 0 };
             assert_eq!(report.folds[2].len(), read);
+            assert_eq!(report.folds[3].len(), if read > 0 { read } else { report.folds[1].len() });
         }
     }
 
@@ -309,7 +364,7 @@ mod tests {
             packed.finish().expect("writable");
         };
         let mut run = |anyway: bool| {
-            let models = TrainingModels { name: "test", embed: &mut embed, reader: None };
+            let models = TrainingModels { name: "test", embed: &mut embed, reader: None, language_model: None };
             train(folder.path(), models, 5, &out, anyway, &mut |_| {})
         };
         write("dev.jsonl.gz", &sample(8));

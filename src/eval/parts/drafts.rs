@@ -181,12 +181,14 @@ impl Drafts {
         };
         let clock = Clock::start(pipeline.settings.draft.deadline());
         let reading = pipeline.inference.read_request(request.text()).await.unwrap_or_default();
-        let meaning = Meaning { vector: Some(vector), reading: reading.as_deref() };
+        let meaning = Meaning { vector: Some(vector), reading: reading.as_deref(), opinion: None };
         let triage = pipeline.triage.judge(request, meaning, found, None);
         let timings = Timings { triage_ms: clock.elapsed_ms(), ..Timings::default() };
         let fit = pipeline.fit(request, found);
         let (evidence, degraded) = (found.clone(), Vec::new());
-        let judged = Judged { vector: None, triage, evidence, fit, degraded, timings, clock };
+        let vector = Some(vector.clone());
+        let mut judged = Judged { vector, reading, triage, evidence, fit, degraded, timings, clock };
+        pipeline.consider(request, &mut judged, &watch).await;
         pipeline.reply(request, judged, &watch).await
     }
 

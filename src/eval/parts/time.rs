@@ -151,7 +151,7 @@ impl Runner for Time {
         let pipeline = &self.desk.pipeline;
         // As `Pipeline::judge`, with the kept vector.
         let found = pipeline.find(&case.request, Some(vector), pipeline.settings.draft.retrieved).await?;
-        let meaning = Meaning { vector: Some(vector), reading: None };
+        let meaning = Meaning { vector: Some(vector), ..Meaning::default() };
         let triage = pipeline.triage.judge(&case.request, meaning, &found, pipeline.usual_time);
         Ok(record(case, triage.expected_time, pipeline.usual_time, &found))
     }

@@ -10,8 +10,9 @@ use crate::eval::EvalError;
 use crate::eval::data::drawn;
 use crate::eval::data::triage::{Labels, Row, read, unseen};
 use crate::eval::record::{Beside, Bin, CaseRecord, Chart, DataNote, MemoryNote};
-use crate::eval::suite::Part;
+use crate::eval::suite::{Part, Replies};
 use crate::eval::table::Table;
+use crate::inference::Inference;
 use crate::ticket::{Class, Difficulty, Judgement, NextStep, Urgency};
 use crate::triage::data::Task;
 use crate::triage::heads::CLASSES;
@@ -28,6 +29,7 @@ const MISSED_CRITICAL: f64 = 6.0;
 
 pub struct TriageLabels {
     model: TriageModel,
+    inference: Inference,
     rows: Vec<Row>,
     /// Of the requests, in order.
     vectors: Vec<Vec<f32>>,
@@ -65,7 +67,10 @@ pub async fn prepare(context: &Context<'_>, part: &Part) -> Result<TriageLabels,
         data.notes
             .push(format!("judged by the text alone: the heads were trained with {trained}, {running} is running"));
     }
-    let model = model.for_models(running, context.inference.reader_name());
+    let wanted = context.settings.generation.second_opinion && part.replies == Replies::Generated;
+    let inference = &context.inference;
+    let opinion = inference.opinion_name().filter(|_| wanted);
+    let model = model.for_models(running, inference.reader_name(), opinion);
     let texts: Vec<String> = rows.iter().map(|row| row.request().text()).collect();
     data.cases = digest(&rows.iter().zip(&texts).flat_map(|(row, text)| [row.id.as_str(), text]).collect::<Vec<_>>());
     let label = format!("{}: requests", part.name);
@@ -74,7 +79,12 @@ pub async fn prepare(context: &Context<'_>, part: &Part) -> Result<TriageLabels,
     for text in texts {
         readings.push(context.inference.read_request(text).await.context("reading a request for triage")?);
     }
-    Ok(TriageLabels { model, rows, vectors, readings, data })
+    data.notes.push(match model.wants_opinion() {
+        true => "judged with the language model's opinion, as tickets are".to_owned(),
+        false => "judged without the language model, at once".to_owned(),
+    });
+    let inference = context.inference.clone();
+    Ok(TriageLabels { model, inference, rows, vectors, readings, data })
 }
 
 impl Runner for TriageLabels {
@@ -96,14 +106,21 @@ impl Runner for TriageLabels {
     }
 
     fn scope(&self) -> String {
-        String::new()
+        let opinion = self.model.opinion().filter(|_| self.model.wants_opinion());
+        opinion.unwrap_or_default().to_owned()
     }
 
     async fn run(&mut self, at: usize) -> Result<CaseRecord, EvalError> {
         let row = self.rows.get(at).context("no such case")?;
         let vector = self.vectors.get(at).context("no such case")?;
-        let meaning = Meaning { vector: Some(vector), reading: self.readings.get(at).and_then(Option::as_deref) };
-        let triage = self.model.judge(&row.request(), meaning, &[], None);
+        let request = row.request();
+        let opinion = match self.model.wants_opinion() {
+            true => self.inference.consider(request.text()).await.context("an opinion for triage")?,
+            false => None,
+        };
+        let reading = self.readings.get(at).and_then(Option::as_deref);
+        let meaning = Meaning { vector: Some(vector), reading, opinion: opinion.as_deref() };
+        let triage = self.model.judge(&request, meaning, &[], None);
         let said = Said {
             labels: [triage.urgency.label.index(), triage.difficulty.label.index(), triage.next.label.index()],
             probabilities: [

@@ -19,6 +19,7 @@ fn triage(urgency: Urgency, difficulty: Difficulty) -> Triage {
         next: sure(NextStep::Answer),
         expected_time: None,
         skill: None,
+        second_opinion: false,
     }
 }
 

@@ -15,6 +15,7 @@ pub(super) fn triage() -> Triage {
         next: judgement(NextStep::Answer),
         expected_time: Some(ExpectedTime { median_hours: 2.0, p90_hours: 9.5, samples: 7 }),
         skill: None,
+        second_opinion: false,
     }
 }
 

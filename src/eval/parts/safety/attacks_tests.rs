@@ -24,6 +24,7 @@ pub fn answer(kind: DraftKind, text: &str, action: Action, automatic: bool) -> A
             next: judgement(NextStep::Answer),
             expected_time: None,
             skill: None,
+            second_opinion: false,
         },
         evidence: Vec::new(),
         draft: Some(reply(kind, text)),
