@@ -15,7 +15,7 @@ use crate::eval::judge::reading;
 use crate::events::EventId;
 use crate::http::NewTicketBody;
 use crate::http::client::Network;
-use crate::inference::gguf::read_header;
+use crate::inference::gguf_header::read_header;
 use crate::inference::openai::words_of;
 use crate::intake::clean::{MAX_BYTES, clean, clean_stored, normalise};
 use crate::intake::files;

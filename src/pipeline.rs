@@ -180,7 +180,7 @@ impl Pipeline {
         let meaning =
             Meaning { vector: judged.vector.as_deref(), reading: judged.reading.as_deref(), opinion: Some(&opinion) };
         judged.triage = self.triage.judge(request, meaning, &judged.evidence, self.usual_time);
-        judged.timings.triage_ms += begun.elapsed().as_secs_f32() * 1_000.0;
+        judged.timings.opinion_ms = begun.elapsed().as_secs_f32() * 1_000.0;
         tell(watch, Stage::Triage(Box::new(judged.triage.clone())));
     }
 

@@ -462,6 +462,9 @@ pub struct Timings {
     pub embed_ms: f32,
     pub retrieve_ms: f32,
     pub triage_ms: f32,
+    /// The language model's second opinion for triage; 0 where there was none.
+    #[serde(default)]
+    pub opinion_ms: f32,
     /// Request to the extractive reply.
     pub extractive_ms: f32,
     /// Request to the first token of the generated reply.

@@ -131,6 +131,9 @@ pub fn timings(timings: &Timings, style: Style) -> String {
         timings.triage_ms,
         timings.extractive_ms
     );
+    if timings.opinion_ms > 0.0 {
+        push(&mut out, format_args!(", second opinion {:.0} ms", timings.opinion_ms));
+    }
     if let Some(ms) = timings.first_token_ms {
         push(&mut out, format_args!(", first token {:.1} s", ms / 1_000.0));
     }

@@ -9,9 +9,11 @@
 pub mod chat_model;
 pub mod generator;
 pub mod gguf;
+pub mod gguf_header;
 pub mod masked;
 pub mod openai;
 pub mod opinion;
+mod panics;
 pub mod qwen;
 mod remote;
 pub mod speculate;
@@ -31,6 +33,7 @@ use crate::embed::{EmbedError, Embedder, Role, calm};
 use crate::endpoint::breaker::{Breaker, Health};
 use generator::{GenerateError, GenerateRequest, Generation, Generator, Replies, Step};
 use opinion::{Consider, OpinionJob};
+use panics::panic_text;
 
 /// Name of the built-in chat model in the manifest.
 pub const CHAT_MODEL: &str = "qwen2.5-coder-1.5b-instruct";
@@ -454,9 +457,8 @@ fn local_loop(shared: &Shared, mut embedder: Box<dyn Embedder>, mut generator: O
                 let mut between_layers = || serve_urgent(shared, embedder.as_mut());
                 job.run(&mut |text, check| generator.consider(text, check), &mut between_layers);
             }
-            // Whoever asked hears that nothing answers.
-            (Job::Opinion(_), None) => {}
             (Job::Generate(job), None) => send(&job.news, News::Done(Err(InferenceError::NoGenerator))),
+            (Job::Opinion(_), None) => {}
         }
     }
 }
@@ -586,14 +588,6 @@ impl Replies for Writings<'_> {
 /// The listener may be gone, which is its right.
 fn send(news: &mpsc::UnboundedSender<News>, item: News) {
     drop(news.send(item));
-}
-
-fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
-    panic
-        .downcast_ref::<&str>()
-        .map(|text| (*text).to_owned())
-        .or_else(|| panic.downcast_ref::<String>().cloned())
-        .unwrap_or_else(|| "no message".to_owned())
 }
 
 #[cfg(test)]

@@ -12,8 +12,9 @@ use tokio::sync::oneshot;
 
 use super::chat_model::Template;
 use super::generator::{GenerateError, Role, Turn};
+use super::panics::panic_text;
 use super::qwen::{Part, Qwen, Sequence};
-use super::{Inference, InferenceError, Shared, panic_text};
+use super::{Inference, InferenceError, Shared};
 
 /// Layers of the model that read; trained heads belong to this number.
 const LAYERS: usize = 20;

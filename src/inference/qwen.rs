@@ -15,8 +15,11 @@ use candle_core::{Device, Result};
 use crate::kernels::rows::{self, argmax};
 use crate::kernels::{Activations, KeyValues, Level, Packed, Product, Query, attend, multiply, pool};
 
+mod sequence;
 #[cfg(test)]
 mod tests;
+
+pub use sequence::{Prefix, Sequence};
 
 /// Tokens of one sequence whose queries share the keys and values that pass by.
 const TOKENS_PER_TASK: usize = 4;
@@ -68,20 +71,6 @@ struct Layer {
     gate: Packed,
     up: Packed,
     down: Packed,
-}
-
-/// The kept keys and values of one sequence: what has been read of it.
-#[derive(Clone)]
-pub struct Sequence {
-    /// `[layers * key heads]`.
-    kept: Vec<KeyValues>,
-    len: usize,
-}
-
-/// The start of a sequence, kept to begin others with.
-pub struct Prefix {
-    kept: Vec<KeyValues>,
-    len: usize,
 }
 
 /// What one sequence adds to a pass.
@@ -494,43 +483,6 @@ impl Qwen {
             work.activations.set(&work.normed, width);
             multiply(self.level, &work.activations, &mut [Product { weights: head, out: &mut work.logits }]);
         }
-    }
-}
-
-impl Sequence {
-    /// Tokens read so far.
-    pub fn len(&self) -> usize {
-        self.len
-    }
-
-    /// True when nothing has been read.
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-
-    /// Forgets all but the first `len` tokens.
-    pub fn truncate(&mut self, len: usize) {
-        self.len = self.len.min(len);
-    }
-
-    /// A copy of all that has been read.
-    pub fn keep(&self) -> Prefix {
-        Prefix { kept: self.kept.iter().map(|kept| kept.first(self.len)).collect(), len: self.len }
-    }
-
-    /// Starts over with what was kept.
-    pub fn restore(&mut self, prefix: &Prefix) {
-        for (kept, first) in self.kept.iter_mut().zip(&prefix.kept) {
-            kept.restore(first);
-        }
-        self.len = prefix.len;
-    }
-}
-
-impl Prefix {
-    /// Memory held, in bytes.
-    pub fn size(&self) -> usize {
-        self.kept.iter().map(KeyValues::size).sum()
     }
 }
 

@@ -131,6 +131,11 @@ pub struct HeadSettings {
 }
 
 impl HeadSettings {
+    /// True where an opinion counts, of a request that a reader has read or not: the mix was made with all that was at hand then.
+    pub fn takes_opinion(&self, is_read: bool) -> bool {
+        self.with_opinion.is_some() && (is_read || self.with_reading.is_none())
+    }
+
     /// How these views become a judgement; None where the heads were trained without one of them.
     pub fn of(&self, known: Known) -> Option<&Calibration> {
         match known {
@@ -163,7 +168,7 @@ impl Head {
         };
         let reading = reading.filter(|_| with_reading.is_some());
         if let (Some(calibration), Some(opinion)) = (with_opinion, opinion)
-            && reading.is_some() == with_reading.is_some()
+            && self.settings.takes_opinion(reading.is_some())
         {
             return with(calibration, &meaning, reading.unwrap_or(&none), &self.opinion.scores(opinion));
         }

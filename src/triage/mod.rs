@@ -173,6 +173,7 @@ impl TriageModel {
             Some(parts) => parts.map(Some),
             None => [None; 3],
         };
+        let is_read = urgency.is_some();
         let heads = &self.heads;
         let states = heads.header.states.as_ref().filter(|_| self.uses_opinion);
         let seen = Seen {
@@ -194,7 +195,7 @@ impl TriageModel {
             next,
             expected_time: expected_time(neighbours, overall),
             skill: skill(neighbours),
-            second_opinion: seen.meaning_row.is_some() && seen.opinion_row.is_some(),
+            second_opinion: seen.has_opinion(is_read),
         }
     }
 }
@@ -210,6 +211,12 @@ struct Seen<'a> {
 }
 
 impl Seen<'_> {
+    /// True where an opinion took part in a judgement.
+    fn has_opinion(&self, is_read: bool) -> bool {
+        let takes = |task| self.heads.of(task).settings.takes_opinion(is_read);
+        self.meaning_row.is_some() && self.opinion_row.is_some() && Task::ALL.into_iter().any(takes)
+    }
+
     fn judgement<T: Class>(&self, task: Task, reading: Option<Scores>) -> Judgement<T> {
         let head = self.heads.of(task);
         let (probabilities, threshold) =
