@@ -214,14 +214,16 @@ impl Pipeline {
         Answer { triage, evidence, draft, decision, outgoing, timings, degraded }
     }
 
-    /// Does once what the first request would otherwise wait for: reads the fixed part of the prompts, and builds what is
+    /// Does once what the first request would otherwise wait for: reads the fixed parts of the prompts, and builds what is
     /// built at first use (language models, patterns).
     pub async fn warm_up(&self) {
         intake::language::LanguageDetector.warm_up();
         for (language, message) in [(Language::ES, "No puedo entrar a mi correo."), (Language::EN, "I cannot log in.")]
         {
             if let Ok(request) = intake::prepare("", message, None, None, Vec::new()) {
-                self.judge(&request).await;
+                let (watch, _nobody) = unbounded_channel();
+                let mut judged = self.judge(&request).await;
+                self.consider(&request, &mut judged, &watch).await;
             }
             let prompt = self.drafter.prompts().warm_up(&language);
             self.warm_up_with(self.inference.generate(prompt.clone())).await;

@@ -75,14 +75,6 @@ impl Question {
         &self.name
     }
 
-    /// Reads the fixed part ahead of the first request.
-    ///
-    /// # Errors
-    /// When the model fails.
-    pub fn warm_up(&mut self, model: &mut Qwen) -> Result<(), GenerateError> {
-        self.begun(model, &mut || ControlFlow::Continue(())).map(drop)
-    }
-
     /// State of the last token of the prompt and mean state of the request's, one behind the other: twice the model's width. None where
     /// `check` broke it off.
     ///
