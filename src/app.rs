@@ -161,8 +161,7 @@ pub async fn pipeline(
     let retriever = Retriever::with_fusion(Arc::clone(vectors), settings.retrieval.fusion());
     let triage = triage::own::model(&settings.data.folder).context("built-in triage model")?;
     // A part of the evaluation may want no model though one is here.
-    let wanted = settings.generation.second_opinion && settings.generation.kind != GenerationKind::None;
-    let opinion = inference.opinion_name().filter(|_| wanted);
+    let opinion = inference.opinion_name().filter(|_| settings.generation.wants_opinion());
     let triage = triage.for_models(inference.embedder_name(), inference.reader_name(), opinion);
     let relevance = match settings.draft.relevance() {
         Some(path) => RelevanceModel::load(path).context("draft.relevance")?,

@@ -163,19 +163,12 @@ impl Pipeline {
         let begun = Instant::now();
         let asked = self.inference.consider(request.text());
         let opinion = match timed("second opinion", tokio::time::timeout(OPINION_LIMIT, asked)).await {
-            Ok(Ok(opinion)) => opinion,
-            Ok(Err(error)) => {
-                tracing::debug!(%error, "a request was judged without the language model");
-                None
+            Ok(Ok(Some(opinion))) => opinion,
+            left_out => {
+                tracing::debug!(?left_out, "a request was judged without the language model");
+                metrics::counter!("respondo_degraded_total", "stage" => "second opinion").increment(1);
+                return;
             }
-            Err(_) => {
-                tracing::debug!("a request was judged without the language model: it took too long");
-                None
-            }
-        };
-        let Some(opinion) = opinion else {
-            metrics::counter!("respondo_degraded_total", "stage" => "second opinion").increment(1);
-            return;
         };
         let meaning =
             Meaning { vector: judged.vector.as_deref(), reading: judged.reading.as_deref(), opinion: Some(&opinion) };

@@ -11,14 +11,14 @@ use crate::app::{load_embedder, load_local_generator, open_store_shared};
 use crate::embed::{Embedder, Role};
 use crate::inference::generator::GenerateError;
 use crate::learn::judged::{JudgedRequest, requests};
-use crate::settings::{GenerationKind, Settings};
+use crate::settings::Settings;
 use crate::ticket::{Class, Difficulty, NextStep, Urgency};
 use crate::triage::TriageModel;
 use crate::triage::adapt::{Gain, LEAST_LABELS, Present, Verdict, adapt};
 use crate::triage::data::Task;
 use crate::triage::heads::{Own, TriageError};
 use crate::triage::measure::{BRIER, Change, KAPPA, figures};
-use crate::triage::opinion::consider_all;
+use crate::triage::opinion::consider_prepared;
 use crate::triage::own::{self, Undone};
 use crate::triage::prepare::{Prepared, prepare, read_all};
 
@@ -132,7 +132,7 @@ fn read(embedder: &mut dyn Embedder, reader: Option<&str>, rows: &[JudgedRequest
 fn consider(settings: &Settings, base: &TriageModel, prepared: &mut [Prepared]) -> Result<()> {
     let Some(states) = base.opinion() else { return Ok(()) };
     let note = "the new heads will judge without the language model's opinion";
-    if settings.generation.kind == GenerationKind::None || !settings.generation.second_opinion {
+    if !settings.generation.wants_opinion() {
         eprintln!("note: the settings want no second opinion: {note}");
         return Ok(());
     }
@@ -149,7 +149,7 @@ fn consider(settings: &Settings, base: &TriageModel, prepared: &mut [Prepared]) 
     }
     let failed = |error: GenerateError| TriageError::Embedding(error.to_string());
     let mut consider = |text: &str| model.consider(text, &mut || ControlFlow::Continue(())).map_err(failed);
-    consider_all(prepared, "desk", &mut consider, &mut |line| eprintln!("{line}"))?;
+    consider_prepared(prepared, "desk", &mut consider, &mut |line| eprintln!("{line}"))?;
     Ok(())
 }
 

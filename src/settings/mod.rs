@@ -231,6 +231,13 @@ pub struct Generation {
     pub mask: MaskFor,
 }
 
+impl Generation {
+    /// True where a language model in process, if there is one, reads requests for triage.
+    pub fn wants_opinion(&self) -> bool {
+        self.second_opinion && self.kind != GenerationKind::None
+    }
+}
+
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Retrieval {

@@ -139,19 +139,14 @@ fn language_model(cache: &Path, named: &str) -> anyhow::Result<GgufGenerator> {
 fn consider_kept(generator: &mut GgufGenerator, folder: &Path, text: &str) -> Result<Option<Vec<f32>>, TriageError> {
     let failed = |reason: String| TriageError::Embedding(reason);
     let path = folder.join(content_key(generator.considers().unwrap_or_default(), Role::Query, text));
-    if let Ok(bytes) = fs::read(&path)
-        && let (parts, []) = bytes.as_chunks::<4>()
-        && !parts.is_empty()
-    {
-        return Ok(Some(parts.iter().map(|part| f32::from_le_bytes(*part)).collect()));
+    if let Some(states) = kept(&path).filter(|states| !states.is_empty()) {
+        return Ok(Some(states));
     }
     let made =
         generator.consider(text, &mut || ControlFlow::Continue(())).map_err(|error| failed(error.to_string()))?;
     if let Some(states) = &made {
-        let bytes: Vec<u8> = states.iter().flat_map(|value| value.to_le_bytes()).collect();
-        fs::create_dir_all(folder)
-            .and_then(|()| fs::write(&path, bytes))
-            .map_err(|error| failed(format!("{}: {error}", path.display())))?;
+        fs::create_dir_all(folder).map_err(|error| failed(format!("{}: {error}", folder.display())))?;
+        keep(&path, states)?;
     }
     Ok(made)
 }
@@ -190,24 +185,32 @@ fn embed_kept(embedder: &mut dyn Embedder, folder: &Path, texts: &[&str]) -> Res
     // The cap on the length read is part of what makes a vector.
     let model = format!("{} {DEFAULT_MAX_TOKENS}", embedder.name());
     let paths: Vec<PathBuf> = texts.iter().map(|text| folder.join(content_key(&model, Role::Query, text))).collect();
-    let mut vectors: Vec<Option<Vec<f32>>> = paths.iter().map(|path| kept(path, embedder.dimensions())).collect();
+    let dimensions = embedder.dimensions();
+    let whole = |path: &PathBuf| kept(path).filter(|vector| vector.len() == dimensions);
+    let mut vectors: Vec<Option<Vec<f32>>> = paths.iter().map(whole).collect();
     let missing: Vec<usize> = (0..texts.len()).filter(|at| vectors[*at].is_none()).collect();
     if !missing.is_empty() {
         let wanted: Vec<&str> = missing.iter().map(|at| texts[*at]).collect();
         let made = embedder.embed(&wanted, Role::Query).map_err(|error| failed(error.to_string()))?;
         for (at, vector) in missing.into_iter().zip(made) {
-            let bytes: Vec<u8> = vector.iter().flat_map(|value| value.to_le_bytes()).collect();
-            fs::write(&paths[at], bytes).map_err(|error| failed(format!("{}: {error}", paths[at].display())))?;
+            keep(&paths[at], &vector)?;
             vectors[at] = Some(vector);
         }
     }
     Ok(vectors.into_iter().flatten().collect())
 }
 
-/// A vector kept by an earlier run; None when there is none or it has another length.
-fn kept(path: &Path, dimensions: usize) -> Option<Vec<f32>> {
-    let bytes = fs::read(path).ok().filter(|bytes| bytes.len() == dimensions * 4)?;
-    Some(bytes.chunks_exact(4).map(|part| f32::from_le_bytes([part[0], part[1], part[2], part[3]])).collect())
+/// Numbers kept by an earlier run; None when there are none or the file was cut within one.
+fn kept(path: &Path) -> Option<Vec<f32>> {
+    let bytes = fs::read(path).ok()?;
+    let (numbers, rest) = bytes.as_chunks::<4>();
+    rest.is_empty().then(|| numbers.iter().map(|number| f32::from_le_bytes(*number)).collect())
+}
+
+/// Keeps numbers for [`kept`].
+fn keep(path: &Path, numbers: &[f32]) -> Result<(), TriageError> {
+    let bytes: Vec<u8> = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
+    fs::write(path, bytes).map_err(|error| TriageError::Embedding(format!("{}: {error}", path.display())))
 }
 
 #[cfg(test)]

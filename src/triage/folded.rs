@@ -219,8 +219,7 @@ impl<'a> Folded<'a> {
             })
             .collect();
         let judge = |(fold, one): &Placed| {
-            let [text, meaning, reading, opinion] = &one.scores();
-            let probabilities = mixes[*fold].probabilities([text, meaning, reading, opinion]);
+            let probabilities = mixes[*fold].probabilities(one.scores());
             self.has(one, known).then(|| Judged::new(self.task, one.truth, probabilities))
         };
         unseen.iter().filter_map(judge).collect()

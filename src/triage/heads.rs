@@ -84,7 +84,7 @@ pub type Scores = [f32; CLASSES];
 
 impl Mix {
     /// Calibrated probabilities from the scores of the views, in the order of [`Known`].
-    pub fn probabilities(&self, [text, meaning, reading, opinion]: [&Scores; 4]) -> Scores {
+    pub fn probabilities(&self, [text, meaning, reading, opinion]: [Scores; 4]) -> Scores {
         let mut scores = self.offsets;
         for class in 0..CLASSES {
             scores[class] += self.text * text[class]
@@ -159,22 +159,22 @@ impl Head {
     ) -> (Scores, f32) {
         let text = self.text.scores(text);
         let none = Scores::default();
-        let with = |calibration: &Calibration, meaning: &Scores, reading: &Scores, opinion: &Scores| {
-            (calibration.mix.probabilities([&text, meaning, reading, opinion]), calibration.abstain_below)
+        let with = |calibration: &Calibration, meaning: Scores, reading: Scores, opinion: Scores| {
+            (calibration.mix.probabilities([text, meaning, reading, opinion]), calibration.abstain_below)
         };
         let HeadSettings { text_only, with_meaning, with_reading, with_opinion, .. } = &self.settings;
         let Some(meaning) = meaning.map(|row| self.meaning.scores(row)) else {
-            return with(text_only, &none, &none, &none);
+            return with(text_only, none, none, none);
         };
-        let reading = reading.filter(|_| with_reading.is_some());
+        let reading = reading.copied().filter(|_| with_reading.is_some());
         if let (Some(calibration), Some(opinion)) = (with_opinion, opinion)
             && self.settings.takes_opinion(reading.is_some())
         {
-            return with(calibration, &meaning, reading.unwrap_or(&none), &self.opinion.scores(opinion));
+            return with(calibration, meaning, reading.unwrap_or(none), self.opinion.scores(opinion));
         }
         match (reading, with_reading) {
-            (Some(reading), Some(calibration)) => with(calibration, &meaning, reading, &none),
-            _ => with(with_meaning, &meaning, &none, &none),
+            (Some(reading), Some(calibration)) => with(calibration, meaning, reading, none),
+            _ => with(with_meaning, meaning, none, none),
         }
     }
 }
@@ -321,9 +321,9 @@ impl Heads {
         let tagger =
             Tagger { weights: values.by_ref().take(TAG_BUCKETS).collect(), bias: values.next().unwrap_or_default() };
         let all = [&urgency, &difficulty, &next];
-        let of_head = |head: &'_ Head| [&head.text, &head.meaning, &head.opinion].map(|linear| linear.weights.clone());
-        let weights: Vec<f32> = all.into_iter().flat_map(|head| of_head(head).concat()).collect();
-        if !idf.iter().chain(&tagger.weights).chain(&weights).all(|value| value.is_finite()) {
+        let linears = all.iter().flat_map(|head| [&head.text, &head.meaning, &head.opinion]);
+        let weights = linears.flat_map(|linear| &linear.weights);
+        if !idf.iter().chain(&tagger.weights).chain(weights).all(|value| value.is_finite()) {
             return Err(TriageError::Damaged("a weight is no number".into()));
         }
         Ok(Self { header, idf, urgency, difficulty, next, tagger })

@@ -1,7 +1,5 @@
 //! The fourth view of a request: the states of the language model that reads it ([`crate::inference::opinion`]).
 
-use std::collections::HashMap;
-
 use serde::{Deserialize, Serialize};
 
 use super::data::{Labelled, Task};
@@ -73,28 +71,39 @@ impl Opinions {
     }
 }
 
-/// Puts to each row what the language model makes of it. The same text is read once.
+/// What the language model makes of each request, in order; `progress` gets a line now and then, with `name` for what they are.
 ///
 /// # Errors
 /// When the model fails.
-pub fn consider_all(
+pub fn consider_all<'a>(
+    requests: impl ExactSizeIterator<Item = &'a Labelled>,
+    name: &str,
+    consider: &mut ConsiderOne<'_>,
+    progress: &mut dyn FnMut(&str),
+) -> Result<Vec<Option<Vec<f32>>>, TriageError> {
+    let total = requests.len();
+    let mut opinions = Vec::with_capacity(total);
+    for row in requests {
+        opinions.push(consider(&row.request().text())?);
+        if opinions.len() % 100 == 0 || opinions.len() == total {
+            progress(&format!("{name}: {} of {total} requests considered", opinions.len()));
+        }
+    }
+    Ok(opinions)
+}
+
+/// Puts to each row what the language model makes of it.
+///
+/// # Errors
+/// As [`consider_all`].
+pub fn consider_prepared(
     prepared: &mut [Prepared],
     name: &str,
     consider: &mut ConsiderOne<'_>,
     progress: &mut dyn FnMut(&str),
 ) -> Result<(), TriageError> {
-    let total = prepared.len();
-    let mut known: HashMap<String, Option<Vec<f32>>> = HashMap::new();
-    for (at, one) in prepared.iter_mut().enumerate() {
-        let text = one.row.request().text();
-        one.opinion = match known.get(&text) {
-            Some(states) => states.clone(),
-            None => known.entry(text.clone()).or_insert(consider(&text)?).clone(),
-        };
-        if (at + 1) % 100 == 0 || at + 1 == total {
-            progress(&format!("{name}: {} of {total} requests considered", at + 1));
-        }
-    }
+    let opinions = consider_all(prepared.iter().map(|one| &one.row), name, consider, progress)?;
+    prepared.iter_mut().zip(opinions).for_each(|(one, opinion)| one.opinion = opinion);
     Ok(())
 }
 

@@ -13,7 +13,7 @@ use super::fit::Known;
 use super::folded::{Folded, READ, Strengths};
 use super::heads::{Head, Header, Heads, Scores, TriageError};
 use super::measure::{BRIER, Judged, MEASURES, changes, figures};
-use super::opinion::{ConsiderOne, Opinions, States, consider_all};
+use super::opinion::{ConsiderOne, Opinions, States, consider_all, consider_prepared};
 use super::prepare::{Prepared, Views, prepare, rows};
 use super::report::{Report, TaskReport, WordsReport};
 use super::words;
@@ -89,8 +89,8 @@ pub fn train(
     }
     let mut considered = None;
     if let Some(model) = &mut models.language_model {
-        consider_all(&mut training, "train", model.consider, progress)?;
-        consider_all(&mut dev, "dev", model.consider, progress)?;
+        consider_prepared(&mut training, "train", model.consider, progress)?;
+        consider_prepared(&mut dev, "dev", model.consider, progress)?;
         let more = std::mem::take(&mut model.more);
         considered = Some(opinions(&training, more, model, progress)?);
     }
@@ -170,15 +170,8 @@ fn opinions(
     progress: &mut dyn FnMut(&str),
 ) -> Result<(States, Opinions), TriageError> {
     let states = States::of(model.name, training.iter().filter_map(|one| one.opinion.as_deref()));
-    let mut further = Vec::with_capacity(more.len());
-    let total = more.len();
-    for (at, row) in more.into_iter().enumerate() {
-        let read = (model.consider)(&row.request().text())?;
-        further.extend(read.and_then(|read| states.row(&read)).map(|read| (read, row)));
-        if (at + 1) % 100 == 0 || at + 1 == total {
-            progress(&format!("further: {} of {total} requests considered", at + 1));
-        }
-    }
+    let read = consider_all(more.iter(), "further", model.consider, progress)?;
+    let further = read.into_iter().zip(more).filter_map(|(read, row)| Some((states.row(&read?)?, row))).collect();
     let rows = states.rows(training);
     Ok((states, Opinions { rows, more: further }))
 }
