@@ -22,6 +22,7 @@ use crate::inference::{CHAT_MODEL, Inference, Models};
 use crate::learn::index::{self, Indexer, LearnError};
 use crate::models::{Manifest, ModelStore, default_cache_dir, free_space};
 use crate::pipeline::Pipeline;
+use crate::retrieve::rerank::Reranker;
 use crate::retrieve::retriever::Retriever;
 use crate::retrieve::server::ServerStore;
 use crate::retrieve::server::settings::IndexKind;
@@ -167,6 +168,11 @@ pub async fn pipeline(
         Some(path) => RelevanceModel::load(path).context("draft.relevance")?,
         None => RelevanceModel::embedded().context("built-in weights of evidence relevance")?,
     };
+    let reranker = match settings.draft.rerank() {
+        Some(path) => Reranker::load(path).context("draft.rerank")?,
+        None => Reranker::embedded().context("built-in weights of what serves a reply")?,
+    };
+    let sources = inference.sources_name().filter(|_| settings.generation.weighs_evidence());
     Ok(Pipeline {
         store: store.clone(),
         events: Events::new(store.clone()),
@@ -174,6 +180,7 @@ pub async fn pipeline(
         retriever: Arc::new(retriever.with_citations(Arc::default())),
         triage: Arc::new(triage),
         relevance: relevance.for_embedder(inference.embedder_name()).map(Arc::new),
+        reranker: reranker.for_states(sources).map(Arc::new),
         drafter: Arc::new(Drafter::new(prompts, inference.clone(), settings)),
         usual_time: store.memory_stats().await?.expected_time,
         settings: Arc::clone(settings),

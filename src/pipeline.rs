@@ -6,6 +6,7 @@
 //! what came out. The rule both keep: a failure or a missed deadline in a stage lowers autonomy, down to the honest
 //! acknowledgement. It never loses a ticket and never leaves a customer without a word.
 
+mod considering;
 mod late;
 
 use std::sync::Arc;
@@ -21,10 +22,12 @@ use uuid::Uuid;
 use crate::decide::relevance::RelevanceModel;
 use crate::decide::{self, PlanKind};
 use crate::draft::Drafter;
+use crate::draft::select::Found;
 use crate::events::{Events, event_data};
 use crate::inference::{Asked, Inference, InferenceError, News, Writing};
 use crate::intake;
 use crate::learn;
+use crate::retrieve::rerank::{Reranker, Weights};
 use crate::retrieve::retriever::{Ranked, Retriever, fold_duplicates};
 use crate::retrieve::{Filter, SearchQuery};
 use crate::settings::Settings;
@@ -38,9 +41,6 @@ use crate::triage::{Meaning, TriageModel};
 
 /// Longest wait for the embedding of a request; behind it, only words are searched.
 const EMBED_LIMIT: Duration = Duration::from_secs(4);
-/// Longest wait for a second opinion; a judgement stands already. A request takes a quarter of a second on two cores, and those that are read
-/// before it as long.
-const OPINION_LIMIT: Duration = Duration::from_secs(2);
 /// Candidates taken from each search and language before they are fused and folded.
 const CANDIDATES: usize = 100;
 /// Items looked up and compared for each one that is shown.
@@ -84,6 +84,8 @@ pub struct Judged {
     pub evidence: Vec<Retrieved>,
     /// Probability that the evidence answers the request; see [`Pipeline::fit`].
     pub fit: Option<f32>,
+    /// How far what was found serves a reply; None until it was read.
+    pub weights: Option<Weights>,
     /// Stages that failed or ran out of time, in words.
     pub degraded: Vec<String>,
     pub timings: Timings,
@@ -139,6 +141,8 @@ pub struct Pipeline {
     pub triage: Arc<TriageModel>,
     /// None where the running embedder is not the one of the training.
     pub relevance: Option<Arc<RelevanceModel>>,
+    /// None where no model here gives the states that it was trained on, or nobody wants it.
+    pub reranker: Option<Arc<Reranker>>,
     pub drafter: Arc<Drafter>,
     pub settings: Arc<Settings>,
     /// Quantiles of all known times in the memory, for requests without close neighbours.
@@ -154,39 +158,17 @@ impl Pipeline {
         self.reply(request, judged, watch).await
     }
 
-    /// Has the language model that runs in process read the request, and judges it anew with that opinion: better, and some tenths of a
-    /// second later. Where no model is here, or it has no time, the judgement stays.
-    pub async fn consider(&self, request: &Request, judged: &mut Judged, watch: &UnboundedSender<Stage>) {
-        if !self.triage.wants_opinion() || judged.vector.is_none() || !has_words(request) {
-            return;
-        }
-        let begun = Instant::now();
-        let asked = self.inference.consider(request.text());
-        let opinion = match timed("second opinion", tokio::time::timeout(OPINION_LIMIT, asked)).await {
-            Ok(Ok(Some(opinion))) => opinion,
-            left_out => {
-                tracing::debug!(?left_out, "a request was judged without the language model");
-                metrics::counter!("respondo_degraded_total", "stage" => "second opinion").increment(1);
-                return;
-            }
-        };
-        let meaning =
-            Meaning { vector: judged.vector.as_deref(), reading: judged.reading.as_deref(), opinion: Some(&opinion) };
-        judged.triage = self.triage.judge(request, meaning, &judged.evidence, self.usual_time);
-        judged.timings.opinion_ms = begun.elapsed().as_secs_f32() * 1_000.0;
-        tell(watch, Stage::Triage(Box::new(judged.triage.clone())));
-    }
-
     /// Drafts a reply to a judged request and decides what may happen to it.
     pub async fn reply(&self, request: &Request, judged: Judged, watch: &UnboundedSender<Stage>) -> Answer {
-        let Judged { triage, evidence, fit, mut degraded, timings, clock, .. } = judged;
+        let Judged { triage, evidence, fit, weights, mut degraded, timings, clock, .. } = judged;
         let policy = self.settings.policy.of(request.queue.as_deref());
         let plan = if has_words(request) {
             decide::plan(&triage, &evidence, fit, policy)
         } else {
             decide::plan_for_no_words()
         };
-        let drafting = timed("draft", self.drafter.race(request, &evidence, &plan, &clock, watch)).await;
+        let found = Found { items: &evidence, weights: weights.as_ref() };
+        let drafting = timed("draft", self.drafter.race(request, found, &plan, &clock, watch)).await;
         degraded.extend(drafting.degraded.iter().cloned());
         let acknowledgement = self.drafter.acknowledge(request, &triage).filter(|_| plan.kind != PlanKind::Discard);
         let draft = drafting.draft.or_else(|| acknowledgement.clone());
@@ -255,7 +237,7 @@ impl Pipeline {
         let fit = timed_now("fit of evidence", || self.fit(request, &evidence));
         let triage_ms = clock.elapsed_ms() - embed_ms - retrieve_ms;
         let timings = Timings { embed_ms, retrieve_ms, triage_ms, ..Timings::default() };
-        Judged { vector, reading, triage, evidence, fit, degraded, timings, clock }
+        Judged { vector, reading, triage, evidence, fit, weights: None, degraded, timings, clock }
     }
 
     /// Calibrated probability that `evidence` (best first) answers the request; None where it cannot be judged.

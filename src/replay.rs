@@ -60,6 +60,7 @@ impl Pipeline {
             settings: short(bearing),
             triage: self.triage.digest().to_owned(),
             relevance: self.relevance.as_ref().map(|model| model.digest()).unwrap_or_default(),
+            reranker: self.reranker.as_ref().map(|model| model.digest()).unwrap_or_default(),
             embedder: self.inference.embedder_name().to_owned(),
             generator: self.inference.generator_name().map(str::to_owned),
             prompts: self.drafter.prompts().digest().to_owned(),

@@ -465,6 +465,9 @@ pub struct Timings {
     /// The language model's second opinion for triage; 0 where there was none.
     #[serde(default)]
     pub opinion_ms: f32,
+    /// Reading what was found for how far it serves a reply; 0 where it was not read.
+    #[serde(default)]
+    pub weigh_ms: f32,
     /// Request to the extractive reply.
     pub extractive_ms: f32,
     /// Request to the first token of the generated reply.

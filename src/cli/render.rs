@@ -134,6 +134,9 @@ pub fn timings(timings: &Timings, style: Style) -> String {
     if timings.opinion_ms > 0.0 {
         push(&mut out, format_args!(", second opinion {:.0} ms", timings.opinion_ms));
     }
+    if timings.weigh_ms > 0.0 {
+        push(&mut out, format_args!(", evidence read {:.0} ms", timings.weigh_ms));
+    }
     if let Some(ms) = timings.first_token_ms {
         push(&mut out, format_args!(", first token {:.1} s", ms / 1_000.0));
     }

@@ -30,6 +30,7 @@ pub enum TrainCommand {
     Triage(crate::triage::command::TrainTriageArgs),
     /// Train the weights that judge whether evidence fits a request.
     Relevance(crate::decide::relevance::command::TrainRelevanceArgs),
+    Rerank(crate::retrieve::rerank::command::TrainRerankArgs),
 }
 
 #[derive(Debug, Args)]
@@ -49,6 +50,9 @@ pub async fn run(settings: Settings, command: TrainCommand) -> Result<()> {
     match command {
         TrainCommand::Triage(args) => tokio::task::spawn_blocking(move || crate::triage::command::run(args)).await?,
         TrainCommand::Relevance(args) => crate::decide::relevance::command::run(&args),
+        TrainCommand::Rerank(args) => {
+            tokio::task::spawn_blocking(move || crate::retrieve::rerank::command::run(&args)).await?
+        }
         TrainCommand::Desk(DeskArgs { undo: true, .. }) => {
             println!("{}", undone(&settings.data.folder)?);
             Ok(())

@@ -22,6 +22,9 @@ pub struct Basis {
     /// Digest of the weights that judge the fit of evidence; empty where they were not used, and in older records.
     #[serde(default)]
     pub relevance: String,
+    /// The same of those that tell what serves a reply.
+    #[serde(default)]
+    pub reranker: String,
     /// Name of the embedding model; also the generation of the index.
     pub embedder: String,
     /// Name of the language model, where one was there.
@@ -55,6 +58,7 @@ impl Basis {
             ("settings", self.settings.clone(), now.settings.clone()),
             ("triage model", self.triage.clone(), now.triage.clone()),
             ("relevance weights", self.relevance.clone(), now.relevance.clone()),
+            ("reranker", self.reranker.clone(), now.reranker.clone()),
             ("embedding model", self.embedder.clone(), now.embedder.clone()),
             ("language model", generator(self), generator(now)),
             ("prompts", self.prompts.clone(), now.prompts.clone()),
@@ -110,6 +114,7 @@ mod tests {
             settings: "s".to_owned(),
             triage: "t".to_owned(),
             relevance: "w".to_owned(),
+            reranker: "k".to_owned(),
             embedder: "e".to_owned(),
             generator: None,
             prompts: "r".to_owned(),

@@ -33,18 +33,14 @@ pub fn draft(selection: &Selection, request: &Request) -> Option<Draft> {
         return None;
     }
     let closest = selection.evidence.iter().map(|item| item.similarity).fold(f32::MIN, f32::max);
-    let source = selection
-        .evidence
-        .iter()
-        .filter(|item| {
-            item.language == request.language
-                && item.similarity >= LEAST_SIMILARITY
-                && item.similarity >= closest - CLOSE_ENOUGH
-        })
-        .max_by(|a, b| rank(a).total_cmp(&rank(b)));
-    let sentences = source.and_then(|item| copied(item, request)).or_else(|| {
-        selection.evidence.iter().find(|item| may_be_named(item, closest)).map(|item| named(item, request))
-    })?;
+    let is_near = |item: &&Evidence| {
+        selection.is_weighed || item.similarity >= LEAST_SIMILARITY && item.similarity >= closest - CLOSE_ENOUGH
+    };
+    let mut own = selection.evidence.iter().filter(|item| item.language == request.language).filter(is_near);
+    let source = if selection.is_weighed { own.next() } else { own.max_by(|a, b| rank(a).total_cmp(&rank(b))) };
+    let named_one = || selection.evidence.iter().filter(is_near).find(|item| may_be_named(item));
+    let sentences =
+        source.and_then(|item| copied(item, request)).or_else(|| named_one().map(|item| named(item, request)))?;
     let text = sentences.iter().map(|sentence| sentence.text.as_str()).collect::<Vec<_>>().join("\n");
     Some(Draft {
         kind: DraftKind::Extractive,
@@ -88,12 +84,8 @@ fn is_fit(line: &str, request: &Request) -> bool {
     !line.is_empty() && !is_cut && !is_foreign && !has_placeholder
 }
 
-fn may_be_named(item: &Evidence, closest: f32) -> bool {
-    item.kind == MemoryKind::Article
-        && item.url.is_some()
-        && !item.title.is_empty()
-        && item.similarity >= LEAST_SIMILARITY
-        && item.similarity >= closest - CLOSE_ENOUGH
+fn may_be_named(item: &Evidence) -> bool {
+    item.kind == MemoryKind::Article && item.url.is_some() && !item.title.is_empty()
 }
 
 /// Names an article that cannot be copied: title and address.
@@ -112,8 +104,8 @@ fn named(item: &Evidence, request: &Request) -> Vec<Sentence> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::draft::select::Budget;
     use crate::draft::select::tests::{found, request};
+    use crate::draft::select::{Budget, Found};
 
     #[test]
     fn copies_the_steps_in_the_customers_language() {
@@ -122,7 +114,8 @@ mod tests {
             found("es", Language::ES, "Hola. Abra Menú > Ajustes. Después pulse Reparar. Saludos", 0.9),
         ];
         let request = request("Correo", "No llega el correo", Language::ES);
-        let draft = draft(&select::select(&items, &request, Budget::default()), &request).expect("a draft");
+        let draft =
+            draft(&select::select(Found::unread(&items), &request, Budget::default()), &request).expect("a draft");
         assert_eq!(draft.text, "En un caso parecido, esto ayudó:\nAbra Menú > Ajustes.\nDespués pulse Reparar.");
         assert_eq!(draft.kind, DraftKind::Extractive);
         assert!(draft.sentences.iter().skip(1).all(|sentence| sentence.evidence.len() == 1));
@@ -132,11 +125,12 @@ mod tests {
     fn names_a_foreign_article_and_else_gives_up() {
         let request = request("Correo", "No llega el correo", Language::ES);
         let mut article = found("en", Language::EN, "Open Menu > Settings. Then click Repair.", 1.0);
-        let none = select::select(std::slice::from_ref(&article), &request, Budget::default());
+        let none = select::select(Found::unread(std::slice::from_ref(&article)), &request, Budget::default());
         assert_eq!(draft(&none, &request), None);
         article.item.kind = MemoryKind::Article;
         article.item.url = Some("https://help.example.com/mail".to_owned());
-        let named = draft(&select::select(&[article], &request, Budget::default()), &request).expect("a draft");
+        let named =
+            draft(&select::select(Found::unread(&[article]), &request, Budget::default()), &request).expect("a draft");
         assert!(named.text.ends_with("«Mail does not arrive», https://help.example.com/mail"), "{}", named.text);
     }
 
@@ -146,7 +140,8 @@ mod tests {
             (0..400).map(|step| format!("Open the folder {step} and click the button called B{step}. ")).collect();
         let items: Vec<_> = (0..8).map(|at| found(&format!("m{at}"), Language::EN, &long, 1.0)).collect();
         let request = request("folder", "button", Language::EN);
-        let draft = draft(&select::select(&items, &request, Budget::default()), &request).expect("a draft");
+        let draft =
+            draft(&select::select(Found::unread(&items), &request, Budget::default()), &request).expect("a draft");
         assert!(text::count_words(&draft.text) <= LONGEST_WORDS);
     }
 

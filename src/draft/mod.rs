@@ -18,11 +18,11 @@ use crate::decide::{Plan, PlanKind};
 use crate::inference::{Inference, InferenceError, News, Writing};
 use crate::pipeline::{Clock, Stage, tell};
 use crate::settings::{GenerationKind, Settings};
-use crate::ticket::{Draft, DraftKind, Finding, Language, Request, Retrieved, Rule, Triage};
+use crate::ticket::{Draft, DraftKind, Finding, Language, Request, Rule, Triage};
 use guard::links::LinkHost;
 use guard::{Guard, GuardContext, Verdict};
 use prompt::Prompts;
-use select::{Budget, Selection};
+use select::{Budget, Found, Selection};
 
 /// Memory items that a reply may rest on: more confuse a small model and cost reading time.
 const EVIDENCE_ITEMS: usize = 3;
@@ -69,7 +69,7 @@ impl Drafter {
     pub async fn race(
         &self,
         request: &Request,
-        found: &[Retrieved],
+        found: Found<'_>,
         plan: &Plan,
         clock: &Clock,
         watch: &UnboundedSender<Stage>,

@@ -2,7 +2,7 @@
 
 use std::ops::ControlFlow;
 
-use super::opinion::{Check, Consider};
+use super::opinion::{Check, Matter, States, Study};
 
 /// Who says a turn of the prompt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -99,8 +99,8 @@ pub trait Replies {
     fn step(&mut self, id: u64, step: Step<'_>) -> ControlFlow<()>;
     /// A reply has ended.
     fn done(&mut self, id: u64, result: Result<Generation, GenerateError>);
-    /// Called between two passes: has `consider` ([`Generator::consider`]) read the requests that wait for an opinion.
-    fn opinions(&mut self, _consider: &mut Consider<'_>) {}
+    /// Called between two passes: has `study` ([`Generator::study`]) read what waits for an opinion.
+    fn opinions(&mut self, _study: &mut Study<'_>) {}
 }
 
 /// One reply and who listens to it, as [`Replies`].
@@ -147,16 +147,29 @@ pub trait Generator: Send {
             replies.done(id, result);
         }
     }
-    /// Name of what [`Generator::consider`] gives; None where it gives nothing.
+    /// Name of what [`Generator::study`] gives of a request; None where it gives nothing.
     fn considers(&self) -> Option<&str> {
         None
     }
-    /// Reads a request and gives the model's states (see [`super::opinion`]); None where the model cannot, or `check` broke it off.
+    /// The same of what was found for a request.
+    fn weighs(&self) -> Option<&str> {
+        None
+    }
+    /// Reads and gives the model's states (see [`super::opinion`]): a row of a request alone, and a row for each piece of what was found. None
+    /// where the model cannot, or `check` broke it off.
     ///
     /// # Errors
     /// When the model fails.
-    fn consider(&mut self, _text: &str, _check: &mut Check<'_>) -> Result<Option<Vec<f32>>, GenerateError> {
+    fn study(&mut self, _matter: &Matter, _check: &mut Check<'_>) -> Result<Option<States>, GenerateError> {
         Ok(None)
+    }
+    /// The states of a request alone.
+    ///
+    /// # Errors
+    /// As [`Generator::study`].
+    fn consider(&mut self, text: &str, check: &mut Check<'_>) -> Result<Option<Vec<f32>>, GenerateError> {
+        let made = self.study(&Matter::request(text), check)?;
+        Ok(made.and_then(|rows| rows.into_iter().next()))
     }
     /// Reads the shared turns ahead of the first request, where the model can keep their state.
     ///

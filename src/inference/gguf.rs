@@ -12,7 +12,7 @@ use crate::embed::calm;
 use super::chat_model::{CandleModel, Template, defuse};
 use super::generator::{GenerateError, GenerateRequest, Generation, Generator, OneReply, Replies, Step, StopReason};
 use super::gguf_header::read_header;
-use super::opinion::{Check, Question, shortened};
+use super::opinion::{Check, Matter, Question, States, shortened};
 use super::qwen::Qwen;
 use super::writer::{MOST_REPLIES, Prompt, Writer};
 
@@ -144,7 +144,7 @@ impl Generator for GgufGenerator {
         match engine {
             Engine::Own(writer) => loop {
                 if let Some(question) = question {
-                    replies.opinions(&mut |text, check| opinion(writer, question, words, text, check));
+                    replies.opinions(&mut |matter, check| study(writer, question, words, matter, check));
                 }
                 while writer.in_progress() < MOST_REPLIES
                     && let Some((id, request)) = replies.next(writer.in_progress())
@@ -173,9 +173,13 @@ impl Generator for GgufGenerator {
         self.question.as_ref().map(Question::name)
     }
 
-    fn consider(&mut self, text: &str, check: &mut Check<'_>) -> Result<Option<Vec<f32>>, GenerateError> {
+    fn weighs(&self) -> Option<&str> {
+        self.question.as_ref().map(Question::sources_name)
+    }
+
+    fn study(&mut self, matter: &Matter, check: &mut Check<'_>) -> Result<Option<States>, GenerateError> {
         match (&mut self.engine, &mut self.question) {
-            (Engine::Own(writer), Some(question)) => opinion(writer, question, &self.words, text, check),
+            (Engine::Own(writer), Some(question)) => study(writer, question, &self.words, matter, check),
             _ => Ok(None),
         }
     }
@@ -190,15 +194,20 @@ impl Generator for GgufGenerator {
     }
 }
 
-fn opinion(
+fn study(
     writer: &mut Writer,
     question: &mut Question,
     words: &Words,
-    text: &str,
+    matter: &Matter,
     check: &mut Check<'_>,
-) -> Result<Option<Vec<f32>>, GenerateError> {
-    let tokens = words.encode(&defuse(&calm(&shortened(text))))?;
-    question.states(writer.model(), &tokens, check)
+) -> Result<Option<States>, GenerateError> {
+    let encode = |text: &str| words.encode(&defuse(&calm(text)));
+    let request = encode(&shortened(&matter.request))?;
+    if matter.sources.is_empty() {
+        return Ok(question.states(writer.model(), &request, check)?.map(|states| vec![states]));
+    }
+    let pieces = matter.sources.iter().flatten().map(|piece| encode(piece)).collect::<Result<Vec<_>, _>>()?;
+    question.weigh(writer.model(), &request, &pieces, check)
 }
 
 /// One reply by candle's own model.

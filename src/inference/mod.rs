@@ -32,7 +32,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::embed::{EmbedError, Embedder, Role, calm};
 use crate::endpoint::breaker::{Breaker, Health};
 use generator::{GenerateError, GenerateRequest, Generation, Generator, Replies, Step};
-use opinion::{Consider, OpinionJob};
+use opinion::{OpinionJob, Study};
 use panics::panic_text;
 
 /// Name of the built-in chat model in the manifest.
@@ -202,6 +202,7 @@ pub struct Inference {
     embedder_name: Arc<str>,
     reader_name: Option<Arc<str>>,
     opinion_name: Option<Arc<str>>,
+    sources_name: Option<Arc<str>>,
     dimensions: usize,
     /// How the server that embeds fares, where one does.
     embedding_server: Option<Arc<Breaker>>,
@@ -225,6 +226,7 @@ impl Inference {
         let embedder_name: Arc<str> = embedder.name().into();
         let reader_name = embedder.reader().map(Arc::from);
         let opinion_name = local.as_ref().and_then(|generator| generator.considers()).map(Arc::from);
+        let sources_name = local.as_ref().and_then(|generator| generator.weighs()).map(Arc::from);
         let (dimensions, embedding_server) = (embedder.dimensions(), embedder.breaker());
         let server_name = servers.first().map(|server| Arc::from(server.name()));
         let mut threads = Vec::new();
@@ -239,6 +241,7 @@ impl Inference {
             embedder_name,
             reader_name,
             opinion_name,
+            sources_name,
             dimensions,
             embedding_server,
             server_name,
@@ -455,7 +458,7 @@ fn local_loop(shared: &Shared, mut embedder: Box<dyn Embedder>, mut generator: O
             }
             (Job::Opinion(job), Some(generator)) => {
                 let mut between_layers = || serve_urgent(shared, embedder.as_mut());
-                job.run(&mut |text, check| generator.consider(text, check), &mut between_layers);
+                job.run(&mut |matter, check| generator.study(matter, check), &mut between_layers);
             }
             (Job::Generate(job), None) => send(&job.news, News::Done(Err(InferenceError::NoGenerator))),
             (Job::Opinion(_), None) => {}
@@ -571,9 +574,9 @@ impl Replies for Writings<'_> {
         }
     }
 
-    fn opinions(&mut self, consider: &mut Consider<'_>) {
+    fn opinions(&mut self, study: &mut Study<'_>) {
         while let Some(job) = self.shared.pop_opinion() {
-            job.run(consider, &mut *self.between_steps);
+            job.run(study, &mut *self.between_steps);
         }
     }
 

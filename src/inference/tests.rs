@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::generator::StopReason;
 use super::openai::{Endpoint, OpenAiGenerator};
+use super::opinion::{Matter, States};
 use super::*;
 use crate::endpoint::testing::{Answer, FakeServer, Then, piece};
 
@@ -134,7 +135,7 @@ impl Generator for Considerate {
     fn write_all(&mut self, replies: &mut dyn Replies) {
         let Some((id, _)) = replies.next(0) else { return };
         while replies.step(id, Step::Text("a")).is_continue() {
-            replies.opinions(&mut |text, check| self.consider(text, check));
+            replies.opinions(&mut |matter, check| self.study(matter, check));
             std::thread::sleep(Duration::from_millis(1));
         }
         let text = String::new();
@@ -144,10 +145,12 @@ impl Generator for Considerate {
     fn considers(&self) -> Option<&str> {
         Some("lengths")
     }
-    fn consider(&mut self, text: &str, check: &mut opinion::Check<'_>) -> Result<Option<Vec<f32>>, GenerateError> {
+    fn study(&mut self, matter: &Matter, check: &mut opinion::Check<'_>) -> Result<Option<States>, GenerateError> {
+        let text = matter.request.as_str();
         assert!(text != "boom", "boom was asked for");
         if text != "slow" {
-            return Ok(Some(vec![text.len() as f32]));
+            let read = [text].into_iter().chain(matter.sources.iter().flatten().map(String::as_str));
+            return Ok(Some(read.map(|text| vec![text.len() as f32]).collect()));
         }
         while check().is_continue() {
             std::thread::sleep(Duration::from_millis(1));

@@ -11,6 +11,7 @@ pub mod memory;
 mod names;
 pub mod passages;
 pub mod question_sets;
+pub mod rerank;
 pub mod retriever;
 pub mod server;
 pub mod transfer;

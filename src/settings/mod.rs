@@ -220,6 +220,8 @@ pub struct Generation {
     pub max_tokens: usize,
     /// The local model also reads requests for triage.
     pub second_opinion: bool,
+    /// And what was found for them.
+    pub weigh_evidence: bool,
     pub url: String,
     pub model: String,
     pub api_key: String,
@@ -235,6 +237,11 @@ impl Generation {
     /// True where a language model in process, if there is one, reads requests for triage.
     pub fn wants_opinion(&self) -> bool {
         self.second_opinion && self.kind != GenerationKind::None
+    }
+
+    /// The same for what was found for a request.
+    pub fn weighs_evidence(&self) -> bool {
+        self.weigh_evidence && self.kind != GenerationKind::None
     }
 }
 
@@ -292,6 +299,8 @@ pub struct Draft {
     pub retrieved: usize,
     /// Weights of our own that judge whether evidence fits; empty for the built-in ones.
     pub relevance: PathBuf,
+    /// Weights of our own that tell what serves a reply; empty for the built-in ones.
+    pub rerank: PathBuf,
     /// Hosts that a reply may link to beside those of the articles it rests on.
     pub link_hosts: Vec<LinkHost>,
 }
@@ -305,6 +314,11 @@ impl Draft {
     /// The team's own weights of evidence relevance; None for the built-in ones.
     pub fn relevance(&self) -> Option<&Path> {
         Some(self.relevance.as_path()).filter(|path| !path.as_os_str().is_empty())
+    }
+
+    /// The team's own weights of what serves a reply; None for the built-in ones.
+    pub fn rerank(&self) -> Option<&Path> {
+        Some(self.rerank.as_path()).filter(|path| !path.as_os_str().is_empty())
     }
 
     pub fn deadline(&self) -> Duration {

@@ -23,7 +23,7 @@ const CONTAINER: &str = "e5-small-q4.bin";
 const TOKENIZER: &str = "tokenizer.json";
 
 /// Tokens of the language model's context: the explanation and a request.
-const CONTEXT: usize = 1024;
+const CONTEXT: usize = 2048;
 
 /// Train the triage heads and write their weights and the report
 #[derive(Debug, Args)]
@@ -120,7 +120,8 @@ pub fn run(args: TrainTriageArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn language_model(cache: &Path, named: &str) -> anyhow::Result<GgufGenerator> {
+/// The model in process that is so named: `built-in` for the one of the manifest, or its file.
+pub(crate) fn language_model(cache: &Path, named: &str) -> anyhow::Result<GgufGenerator> {
     let path = match named {
         "built-in" => {
             let manifest = Manifest::load(None)?;

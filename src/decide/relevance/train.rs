@@ -196,7 +196,7 @@ fn judged(memory: &str, said: &[(f64, bool)], weights: &[f64]) -> Result<Judged,
 }
 
 /// Share of pairs of a fitting and a not fitting row that stand in the right order; ties count half (Mann and Whitney, 1947).
-fn auc(said: &[(f64, bool)]) -> f64 {
+pub(crate) fn auc(said: &[(f64, bool)]) -> f64 {
     let mut sorted = said.to_vec();
     sorted.sort_by(|one, other| one.0.total_cmp(&other.0));
     let (mut below, mut right) = (0.0, 0.0);

@@ -187,7 +187,7 @@ impl Drafts {
         let fit = pipeline.fit(request, found);
         let (evidence, degraded) = (found.clone(), Vec::new());
         let vector = Some(vector.clone());
-        let mut judged = Judged { vector, reading, triage, evidence, fit, degraded, timings, clock };
+        let mut judged = Judged { vector, reading, triage, evidence, fit, weights: None, degraded, timings, clock };
         pipeline.consider(request, &mut judged, &watch).await;
         pipeline.reply(request, judged, &watch).await
     }
