@@ -7,7 +7,8 @@ Each line of requests.jsonl has `body`, maybe `subject` and `product`, and one o
   fits      true or false: does what is found answer it (a draft that an agent approved, or rejected as beside the question)
   relevant  ids of the memory items that answer it; it fits where one of them is among the first three. With an empty list
             nothing answers it (a request of another product, spam, small talk).
-With `only_if_fits` a request where it does not is left out: something else may answer it. Requests that stand in the memory themselves teach nothing: leave them out of the memory first.
+With `only_if_fits` a request where it does not is left out: something else may answer it. Without, `relevant` is taken to be all that answers,
+and the row says which items do (`serves`, for `respondo train rerank`). Requests that stand in the memory themselves teach nothing: leave them out of the memory first.
 """
 
 import argparse
@@ -63,8 +64,11 @@ def main():
             "evidence": answer["evidence"],
             "fits": fits(request, answer["evidence"]),
         }
-        if request.get("only_if_fits") and not row["fits"]:
-            continue
+        if request.get("only_if_fits"):
+            if not row["fits"]:
+                continue
+        elif "relevant" in request:
+            row["serves"] = [item["item"]["id"] for item in answer["evidence"] if item["item"]["id"] in request["relevant"]]
         print(json.dumps(row, ensure_ascii=False))
 
 

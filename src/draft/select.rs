@@ -300,6 +300,28 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn what_was_read_stands_in_the_order_in_which_it_serves() {
+        let items = [
+            found("near", Language::EN, "Open Menu > Settings. Then click Repair.", 1.0),
+            found("right", Language::EN, "Update the add-on first. Restart the program after that.", 0.5),
+            found("unread", Language::EN, "Click on the big button.", 0.4),
+        ];
+        let weights = Weights {
+            items: vec![-3.0, 2.0],
+            sentences: [((0, 0), 0.3), ((0, 1), 0.2), ((1, 0), 0.8), ((1, 1), 0.05)].into(),
+        };
+        let request = request("Mail", "The inbox is empty", Language::EN);
+        let selection = select(Found { items: &items, weights: Some(&weights) }, &request, Budget::default());
+        let chosen: Vec<(&str, &str)> =
+            selection.evidence.iter().map(|item| (item.memory_id.as_str(), item.text.as_str())).collect();
+        assert_eq!(chosen, [("right", "Update the add-on first."), ("near", "Open Menu > Settings.")]);
+        assert!(selection.is_weighed);
+        let nothing = Weights { items: vec![-3.0], sentences: [((0, 0), 0.01)].into() };
+        let selection = select(Found { items: &items, weights: Some(&nothing) }, &request, Budget::default());
+        assert!(selection.evidence.is_empty(), "no sentence is one that an agent would use");
+    }
+
+    #[test]
     fn holds_the_budget() {
         let long: String = (0..200)
             .map(|step| format!("Open the folder number {step} and click the button called B{step}. "))
