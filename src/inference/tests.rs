@@ -145,12 +145,16 @@ impl Generator for Considerate {
     fn considers(&self) -> Option<&str> {
         Some("lengths")
     }
+    fn weighs(&self) -> Option<&str> {
+        Some("lengths of pieces")
+    }
     fn study(&mut self, matter: &Matter, check: &mut opinion::Check<'_>) -> Result<Option<States>, GenerateError> {
         let text = matter.request.as_str();
         assert!(text != "boom", "boom was asked for");
         if text != "slow" {
-            let read = [text].into_iter().chain(matter.sources.iter().flatten().map(String::as_str));
-            return Ok(Some(read.map(|text| vec![text.len() as f32]).collect()));
+            let length = |text: &str| vec![text.len() as f32];
+            let of_sources: States = matter.sources.iter().flatten().map(|piece| length(piece)).collect();
+            return Ok(Some(if matter.sources.is_empty() { vec![length(text)] } else { of_sources }));
         }
         while check().is_continue() {
             std::thread::sleep(Duration::from_millis(1));
@@ -163,11 +167,17 @@ impl Generator for Considerate {
 async fn an_opinion_comes_before_replies_that_wait_and_between_the_passes_of_others() {
     let inference = Inference::start(Box::new(LengthEmbedder), Some(Box::new(Considerate)));
     assert_eq!(inference.opinion_name(), Some("lengths"));
+    assert_eq!(inference.sources_name(), Some("lengths of pieces"));
     let consider = |text: &str| inference.consider(text.to_owned());
     assert_eq!(consider("four").await.expect("nothing else runs"), Some(vec![4.0]));
     let mut writing = inference.generate(request(1)).expect("queue is empty");
     assert!(matches!(writing.next().await, Some(News::Text(_))));
     assert_eq!(consider("three").await.expect("served between passes"), Some(vec![5.0]));
+    let sources = vec![vec!["one".to_owned(), "three".to_owned()], vec!["four".to_owned()]];
+    let weighed = inference.weigh(Matter { request: "four".to_owned(), sources }).await;
+    assert_eq!(weighed.expect("served between passes"), Some(vec![vec![3.0], vec![5.0], vec![4.0]]));
+    let nothing = inference.weigh(Matter::request("four".to_owned())).await;
+    assert_eq!(nothing.expect("nothing was found"), None);
     drop(writing);
     assert!(matches!(consider("boom").await, Err(InferenceError::Panicked(_))));
     // Who gives up is not waited for, and requests are embedded meanwhile.

@@ -195,7 +195,8 @@ fn judged(memory: &str, said: &[(f64, bool)], weights: &[f64]) -> Result<Judged,
     })
 }
 
-/// Share of pairs of a fitting and a not fitting row that stand in the right order; ties count half (Mann and Whitney, 1947).
+/// Share of pairs of a fitting and a not fitting row that stand in the right order; ties count half (Mann and Whitney, 1947). NaN where
+/// there is one kind alone.
 pub(crate) fn auc(said: &[(f64, bool)]) -> f64 {
     let mut sorted = said.to_vec();
     sorted.sort_by(|one, other| one.0.total_cmp(&other.0));
@@ -207,7 +208,7 @@ pub(crate) fn auc(said: &[(f64, bool)]) -> f64 {
         below += rest;
     }
     let fitting = said.iter().filter(|(_, fits)| *fits).count() as f64;
-    right / (fitting * below).max(1.0)
+    right / (fitting * below)
 }
 
 #[cfg(test)]

@@ -78,7 +78,7 @@ fn read(path: &Path) -> Result<Vec<Row>> {
     lines.map(parse).collect()
 }
 
-/// The states of what was found for a request; kept in `folder`, since reading takes a second and learning is done again and again.
+/// The states of what was found for a request; kept in `folder`, since reading takes seconds and learning is done again and again.
 fn study_kept(model: &mut GgufGenerator, folder: &Path, matter: &Matter) -> Result<States> {
     let name = crate::store::sha256_hex(format!("{:?} {matter:?}", model.weighs()).as_bytes());
     let path = folder.join(name);
@@ -112,12 +112,10 @@ fn table(figures: &[Figures]) -> String {
         "|---|---|---|---|---|---|---|---|".to_owned(),
     ];
     lines.extend(figures.iter().map(|one| {
-        let cell = |(count, auc): (usize, f64)| match auc.is_finite() {
-            true => format!("{count} | {auc:.3}"),
-            false => format!("{count} | -"),
-        };
+        let shown = |auc: f64| if auc.is_finite() { format!("{auc:.3}") } else { "-".to_owned() };
+        let cell = |(count, auc): (usize, f64)| format!("{count} | {}", shown(auc));
         let (items, sentences, fits) = (cell(one.items), cell(one.sentences), cell(one.fits));
-        format!("| {} | {items} | {sentences} | {fits} | {:.3} |", one.name, one.by_facts)
+        format!("| {} | {items} | {sentences} | {fits} | {} |", one.name, shown(one.by_facts))
     }));
     lines.join("\n")
 }

@@ -41,11 +41,14 @@ pub enum RerankError {
     Rows(String),
 }
 
+/// Item, and place of the sentence among the item's; None for its title.
+type At = (usize, Option<usize>);
+
 /// What is read of what was found, and where each piece stands.
 #[derive(Clone, Debug, Default)]
 pub struct Sources {
-    /// Item, and place of the sentence among the item's (None for its title), of each piece in order.
-    at: Vec<(usize, Option<usize>)>,
+    /// Where each piece stands, in order.
+    at: Vec<At>,
     pub matter: Matter,
 }
 
@@ -150,7 +153,7 @@ impl Reranker {
 
     /// SHA-256 (hexadecimal) of the weights.
     pub fn digest(&self) -> String {
-        crate::store::sha256_hex(&self.to_bytes())
+        crate::store::sha256_hex(self.to_bytes())
     }
 
     /// What the states of `sources` say of them; None where they are of another length.

@@ -3,6 +3,8 @@
 //! What an agent's reply rests on says which items serve; which of their sentences, the words that both share. Requests are split in
 //! folds by their words, and every figure is of folds that the weights have not seen.
 
+use std::collections::HashSet;
+
 use serde::{Deserialize, Serialize};
 
 use super::fit::{Fit, NUMBERS, features};
@@ -121,12 +123,15 @@ impl Example {
         let request = row.request();
         let means = item_means(sources, states);
         let items = means.into_iter().enumerate().map(|(item, mean)| (mean, row.serves(item))).collect();
-        let pieces = sources.matter.sources.iter().flatten();
-        let sentence = |((at, state), text): ((&(usize, Option<usize>), &Vec<f32>), &String)| {
-            at.1.filter(|_| !state.is_empty())?;
-            Some((at.0, state.clone(), row.is_used(at.0, text)?))
-        };
-        let sentences = sources.at.iter().zip(states).zip(pieces).filter_map(sentence).collect();
+        let mut sentences = Vec::new();
+        for ((at, state), text) in sources.at.iter().zip(states).zip(sources.matter.sources.iter().flatten()) {
+            if let (item, Some(_)) = *at
+                && !state.is_empty()
+                && let Some(used) = row.is_used(item, text)
+            {
+                sentences.push((item, state.clone(), used));
+            }
+        }
         let digest = crate::store::sha256_hex(request.text().as_bytes());
         let fold = digest.bytes().take(8).fold(0, |sum, byte| sum * 31 + usize::from(byte)) % FOLDS;
         let facts = relevance.probability(&request, &row.evidence);
@@ -175,6 +180,16 @@ pub fn train(
     Ok((reranker, figures))
 }
 
+/// Examples of the memories of which both kinds are known: from one alone nothing but the memory would be learnt.
+fn telling(examples: &[Example], truths: impl Fn(&Example) -> Vec<bool>) -> impl Iterator<Item = &Example> {
+    let has = |memory: &str, wanted: bool| {
+        examples.iter().any(|example| example.memory == memory && truths(example).contains(&wanted))
+    };
+    let kept: HashSet<&str> = examples.iter().map(|example| example.memory.as_str()).collect();
+    let kept: HashSet<&str> = kept.into_iter().filter(|memory| has(memory, true) && has(memory, false)).collect();
+    examples.iter().filter(move |example| kept.contains(example.memory.as_str()))
+}
+
 /// Rows of numbers in one block, each with its fold and its truth.
 struct Table {
     width: usize,
@@ -187,14 +202,16 @@ struct Table {
 
 impl Table {
     fn items(examples: &[Example]) -> Result<Self, RerankError> {
-        let rows = examples.iter().flat_map(|example| {
+        let truths = |example: &Example| example.items.iter().filter_map(|(_, serves)| *serves).collect();
+        let rows = telling(examples, truths).flat_map(|example| {
             example.items.iter().filter_map(|(mean, serves)| Some((vec![mean.as_slice()], (*serves)?, example.fold)))
         });
         Self::of(rows)
     }
 
     fn sentences(examples: &[Example]) -> Result<Self, RerankError> {
-        let rows = examples.iter().flat_map(|example| {
+        let truths = |example: &Example| example.sentences.iter().map(|(.., used)| *used).collect();
+        let rows = telling(examples, truths).flat_map(|example| {
             example.sentences.iter().filter_map(|(item, state, used)| {
                 Some((vec![state.as_slice(), example.items.get(*item)?.0.as_slice()], *used, example.fold))
             })
