@@ -14,7 +14,7 @@ import sys
 
 KEPT_ASIDE = 4
 SEED = 7
-# Of the requests of one memory, answered or not; each takes a second to read.
+# Of the requests of one memory, answered or not; each takes two to three seconds to read.
 MOST = 80
 # Whether replies use an item is measured on these requests: only the fit learns from them.
 MEASURED = "samples"

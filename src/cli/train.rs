@@ -30,6 +30,7 @@ pub enum TrainCommand {
     Triage(crate::triage::command::TrainTriageArgs),
     /// Train the weights that judge whether evidence fits a request.
     Relevance(crate::decide::relevance::command::TrainRelevanceArgs),
+    /// Train what tells which of what was found, and which of its sentences, serve a reply.
     Rerank(crate::retrieve::rerank::command::TrainRerankArgs),
 }
 

@@ -14,12 +14,12 @@ use crate::triage::Meaning;
 /// Longest wait for a second opinion; a judgement stands already. A request takes a quarter of a second on two cores, and those that are read
 /// before it as long.
 const OPINION_LIMIT: Duration = Duration::from_secs(2);
-/// Longest wait until what was found has been read: a second on two cores, and those before it as long.
-const WEIGH_LIMIT: Duration = Duration::from_secs(3);
+/// Longest wait until what was found has been read, two to three seconds on two cores; half of the usual deadline is left for the reply.
+const WEIGH_LIMIT: Duration = Duration::from_secs(4);
 
 impl Pipeline {
-    /// Has the language model that runs in process read the request and what was found for it, and judges both anew: better, and a second
-    /// or two later. Where no model is here, or it has no time, the judgements stay.
+    /// Has the language model that runs in process read the request and what was found for it, and judges both anew: better, and some seconds
+    /// later. Where no model is here, or it has no time, the judgements stay.
     pub async fn consider(&self, request: &Request, judged: &mut Judged, watch: &UnboundedSender<Stage>) {
         if has_words(request) {
             self.consider_request(request, judged, watch).await;

@@ -2,7 +2,8 @@
 //!
 //! The search says what is near. Whether it answers takes reading: the language model in process reads the request and then what was
 //! found ([`crate::inference::opinion`]), and linear maps of its states, learnt from replies whose sentences name their evidence, give
-//! each item and each sentence a probability to be used. It costs about a second on two cores, so it happens once a ticket is answered.
+//! each item and each sentence a probability to be used. It costs two to three
+//! seconds on two cores, which the shorter replies save again, so it happens once a ticket is answered.
 
 pub mod command;
 pub mod fit;
@@ -18,7 +19,7 @@ use crate::ticket::{MemoryKind, Request, Retrieved};
 
 /// Found items that are read, best first.
 pub const ITEMS: usize = 6;
-/// Estimated tokens of an item's sentences that are read: about two seconds for all items on a slow machine.
+/// Estimated tokens of an item's sentences that are read: two to three seconds for all items on two cores.
 const ITEM_TOKENS: usize = 130;
 /// Characters of what a ticket was about, and of an article's title, that stand before its sentences.
 const HEAD_CHARACTERS: usize = 160;
